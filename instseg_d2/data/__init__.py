@@ -1,0 +1,13 @@
+"""Data sets: the embedded shapes."""
+
+from instseg_d2.data.shapes import CLASS_NAMES, ShapeInstance, ShapesSpec, render_image
+from instseg_d2.data.shapes_dataset import ensure_shapes, register_shapes
+
+__all__ = [
+    "CLASS_NAMES",
+    "ShapeInstance",
+    "ShapesSpec",
+    "ensure_shapes",
+    "register_shapes",
+    "render_image",
+]

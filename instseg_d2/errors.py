@@ -1,0 +1,33 @@
+"""Mistakes that the person at the keyboard can mend.
+
+``train_net.py`` and the tools print these without a traceback: the message alone must say what was
+wrong, where (file, image id, annotation id, config key) and what to do.
+"""
+
+
+class UserError(Exception):
+    """Base of every error whose message is written for the user rather than for a developer."""
+
+
+class ConfigError(UserError):
+    """A config file, key or value that cannot be used."""
+
+
+class DataError(UserError):
+    """A data set, annotation or image that cannot be used."""
+
+
+class WeightsError(UserError):
+    """A weights file that is absent, damaged or belongs to another model."""
+
+
+class DeviceError(UserError):
+    """A device that was asked for and is not there."""
+
+
+def user_message(error: UserError) -> str:
+    """The message alone: a data loader's worker wraps it into its traceback."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
