@@ -1,0 +1,96 @@
+"""Configs: Detectron2's, plus ours, with errors that name the nearest known key."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from .errors import ConfigError
+from .families import model_families
+from .model_zoo import find_config_file
+
+
+def add_shared_config(cfg: CN) -> None:
+    """Add the keys that all model families share, in place."""
+    # "ADAMW" or "SGD".
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # The backbone's learning rate is BASE_LR times this.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # The AMSGrad variant of AdamW.
+    cfg.SOLVER.AMSGRAD = False
+
+    # The embedded data sets shapes_train and shapes_val.
+    cfg.DATASETS.SHAPES = CN()
+    cfg.DATASETS.SHAPES.NUM_TRAIN = 2000
+    cfg.DATASETS.SHAPES.NUM_VAL = 200
+    # Length of an image's shorter side in pixels.
+    cfg.DATASETS.SHAPES.IMAGE_SIZE = 128
+    cfg.DATASETS.SHAPES.SEED = 0
+
+
+def get_cfg() -> CN:
+    """Detectron2's defaults and those of every model family."""
+    cfg = get_detectron2_cfg()
+    add_shared_config(cfg)
+    for family in model_families():
+        family.add_config(cfg)
+    return cfg
+
+
+def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> CN:
+    """Defaults, then a config file, then overrides.
+
+    Args:
+        config_file: a path, or a name such as ``sparseinst/sparse_inst_r50_giam``; "" for none.
+        overrides: ``[KEY, VALUE, KEY, VALUE, ...]``.
+
+    Raises:
+        ConfigError: the file is missing or damaged, a key is unknown, a value has the wrong type.
+    """
+    cfg = get_cfg()
+    if config_file:
+        path = find_config_file(config_file)
+        try:
+            cfg.merge_from_file(str(path))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: its _BASE_ file is missing: {error.filename}") from error
+        except (AssertionError, KeyError, ValueError) as error:
+            raise _explain(error, str(path), cfg) from error
+    if len(overrides) % 2:
+        raise ConfigError(
+            "overrides come in pairs, KEY VALUE KEY VALUE ...; got an odd number: "
+            + " ".join(overrides)
+        )
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (AssertionError, KeyError, ValueError) as error:
+        raise _explain(error, "command line", cfg) from error
+    return cfg
+
+
+def known_keys(cfg: CN, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of ``cfg``, nodes included."""
+    for key, value in cfg.items():
+        yield prefix + key
+        if isinstance(value, CN):
+            yield from known_keys(value, f"{prefix}{key}.")
+
+
+def _explain(error: Exception, where: str, cfg: CN) -> ConfigError:
+    """A ``ConfigError`` for what yacs raised, with the nearest known key where one is unknown."""
+    message = str(error.args[0]) if error.args else str(error)
+    if not message.startswith("Non-existent"):
+        return ConfigError(f"{where}: {message}")
+    key = message.rsplit(":", 1)[-1].strip()
+    keys = list(known_keys(cfg))
+    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    # A right last part in a wrong node is the commonest slip.
+    last = key.rsplit(".", 1)[-1]
+    nearest = nearest or [known for known in keys if known.rsplit(".", 1)[-1] == last][:1]
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return ConfigError(f"{where}: unknown config key {key}{hint}")

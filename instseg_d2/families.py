@@ -1,0 +1,61 @@
+"""What the shared engine must know of a model family, and which families there are.
+
+The model packages depend on this package, never the other way round; this module finds them by name
+at run time.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from detectron2.config import CfgNode
+
+#: Importing one registers its modules with Detectron2; each has a constant ``FAMILY``.
+FAMILY_PACKAGES = ("sparseinst_d2",)
+
+#: One data set dict of Detectron2 -> the dict that the model reads.
+DatasetMapper = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """One model family.
+
+    Attributes:
+        meta_architectures: values of ``MODEL.META_ARCHITECTURE`` that belong to it.
+        add_config: adds its config keys, in place.
+        build_mapper: (cfg, is_train) -> the data set mapper.
+        classes_key: config key of the number of classes; None for class-agnostic models.
+        max_instances_key: config key of the most instances in one image; None for no limit.
+    """
+
+    meta_architectures: tuple[str, ...]
+    add_config: Callable[[CfgNode], None]
+    build_mapper: Callable[[CfgNode, bool], DatasetMapper]
+    classes_key: str | None = None
+    max_instances_key: str | None = None
+
+
+@cache
+def model_families() -> tuple[ModelFamily, ...]:
+    """All families; their packages are imported on the first call."""
+    return tuple(importlib.import_module(name).FAMILY for name in FAMILY_PACKAGES)
+
+
+def family_of(cfg: CfgNode) -> ModelFamily | None:
+    """The family of ``MODEL.META_ARCHITECTURE``; None for Detectron2's own architectures."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    for family in model_families():
+        if name in family.meta_architectures:
+            return family
+    return None
+
+
+def config_value(cfg: CfgNode, key: str) -> Any:
+    """The value at a dotted key: ``config_value(cfg, "SOLVER.BASE_LR")``."""
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node

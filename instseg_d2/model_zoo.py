@@ -1,0 +1,77 @@
+"""Configs by name, from any folder, in a checkout and in an installed wheel alike."""
+
+import difflib
+from functools import cache
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from .errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@cache
+def config_root() -> Path:
+    """The folder of the configs that travel with this package."""
+    # A wheel carries them inside the package; a checkout has them beside it.
+    for root in (_PACKAGE / "configs", _PACKAGE.parent / "configs"):
+        if root.is_dir():
+            return root
+    raise ConfigError(
+        f"the configs are missing: neither {_PACKAGE / 'configs'} nor "
+        f"{_PACKAGE.parent / 'configs'} exists; reinstall instseg-d2"
+    )
+
+
+def config_names() -> list[str]:
+    """Every name that :func:`get_config_file` knows, sorted."""
+    root = config_root()
+    return sorted(
+        path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")
+    )
+
+
+def get_config_file(name: str) -> str:
+    """The path of a config that travels with this package.
+
+    Args:
+        name: such as ``sparseinst/sparse_inst_r50_giam``, with or without ``.yaml``.
+
+    Raises:
+        ConfigError: no such config; the message names the nearest.
+    """
+    stem = name.removesuffix(".yaml")
+    names = config_names()
+    if stem not in names:
+        nearest = difflib.get_close_matches(stem, names, n=3, cutoff=0.4)
+        raise ConfigError(
+            f"no config is named {name!r}; the nearest are: {', '.join(nearest or names)}"
+        )
+    return str(config_root() / f"{stem}.yaml")
+
+
+def find_config_file(path_or_name: str | Path) -> Path:
+    """A file that exists is taken as it is; anything else is looked up by name.
+
+    ``configs/x/y.yaml`` finds the config ``x/y`` from any folder.
+
+    Raises:
+        ConfigError: neither a file nor a known name.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    name = path.as_posix().removeprefix("./").removeprefix("configs/")
+    if name.removesuffix(".yaml") in config_names():
+        return Path(get_config_file(name))
+    nearest = difflib.get_close_matches(name.removesuffix(".yaml"), config_names(), n=3, cutoff=0.4)
+    hint = f"; the nearest names are: {', '.join(nearest)}" if nearest else ""
+    raise ConfigError(f"the config file {path} does not exist, nor is it a config's name{hint}")
+
+
+def get_config(name: str) -> CfgNode:
+    """The config of that name, as a ``CfgNode``; see :func:`get_config_file`."""
+    from .config import load_config  # the config module looks names up here
+
+    return load_config(get_config_file(name))

@@ -1,0 +1,32 @@
+"""SparseInst: real-time, NMS-free instance segmentation (arXiv 2203.12827) on Detectron2."""
+
+from instseg_d2.families import ModelFamily
+
+from .config import add_sparseinst_config
+from .criterion import SparseInstCriterion
+from .dataset_mapper import SparseInstDatasetMapper, build_mapper
+from .decoder import BaseIAMDecoder, GroupIAMDecoder, GroupIAMSoftDecoder
+from .encoder import InstanceContextEncoder
+from .matcher import SparseInstMatcher
+from .sparseinst import SparseInst
+
+__all__ = [
+    "FAMILY",
+    "BaseIAMDecoder",
+    "GroupIAMDecoder",
+    "GroupIAMSoftDecoder",
+    "InstanceContextEncoder",
+    "SparseInst",
+    "SparseInstCriterion",
+    "SparseInstDatasetMapper",
+    "SparseInstMatcher",
+    "add_sparseinst_config",
+]
+
+FAMILY = ModelFamily(
+    meta_architectures=("SparseInst",),
+    add_config=add_sparseinst_config,
+    build_mapper=build_mapper,
+    classes_key="MODEL.SPARSE_INST.DECODER.NUM_CLASSES",
+    max_instances_key="MODEL.SPARSE_INST.DECODER.NUM_MASKS",
+)

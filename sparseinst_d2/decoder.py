@@ -1,0 +1,305 @@
+"""The decoders that turn one feature map into instances (SparseInst, sections 3.3 and 3.4).
+
+Shape shorthand: B images, C channels in, N instances (``num_masks``), G activation maps per
+instance (``groups``; 1 in the base decoder), K classes, D kernel length, (h, w) the feature's size
+(stride 8), E = G * instance branch width, the length of an instance's feature vector.
+
+Outputs are logits (``pred_logits``, ``pred_scores``, ``pred_masks``); :mod:`.postprocess` turns
+them into scores.
+"""
+
+import math
+from typing import Any, cast
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, get_norm
+from detectron2.utils.registry import Registry
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from instseg_d2.registry import look_up
+
+SPARSE_INST_DECODER_REGISTRY: Registry = Registry("SPARSE_INST_DECODER")
+SPARSE_INST_DECODER_REGISTRY.__doc__ = """
+Decoders, named by ``MODEL.SPARSE_INST.DECODER.NAME``.
+
+Called as ``decoder(cfg, in_channels)``; the module maps (B, C, h, w) to the dict that
+:meth:`BaseIAMDecoder.forward` describes.
+"""
+
+#: Every class starts at this probability, so that the easy negatives do not swamp the first steps
+#: (RetinaNet's prior).
+PRIOR_PROBABILITY = 0.01
+
+
+def build_decoder(cfg: CfgNode, in_channels: int) -> nn.Module:
+    """The decoder that ``MODEL.SPARSE_INST.DECODER.NAME`` names."""
+    name = cfg.MODEL.SPARSE_INST.DECODER.NAME
+    key = "MODEL.SPARSE_INST.DECODER.NAME"
+    return look_up(SPARSE_INST_DECODER_REGISTRY, name, key)(cfg, in_channels)
+
+
+def append_coordinates(feature: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 2 + C, h, w): x then y, each linear from -1 to 1, before the features.
+
+    A map one pixel wide or high gets the coordinate -1.
+    """
+    batch, _, height, width = feature.shape
+    x = torch.linspace(-1, 1, width, device=feature.device, dtype=feature.dtype)
+    y = torch.linspace(-1, 1, height, device=feature.device, dtype=feature.dtype)[:, None]
+    x, y = (coordinate.expand(batch, 1, height, width) for coordinate in (x, y))
+    return torch.cat([x, y, feature], dim=1)
+
+
+class InstanceBranch(nn.Module):
+    """Finds instances by activation maps and describes each by one vector.
+
+    Base form (``groups=None``): one map per instance. Group form: G maps per instance from a
+    grouped convolution, whose G vectors are concatenated and mixed by ``fc`` (section 3.3, G-IAM).
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        dim: int,
+        num_convs: int,
+        num_masks: int,
+        num_classes: int,
+        kernel_dim: int,
+        groups: int | None = None,
+        norm: str = "",
+    ) -> None:
+        super().__init__()
+        self.num_masks = num_masks
+        self.groups = groups or 1
+        if dim % self.groups:
+            raise ValueError(
+                f"the width of the instance branch ({dim}, MODEL.SPARSE_INST.DECODER.INST.DIM) "
+                f"must be a multiple of the groups ({groups}, MODEL.SPARSE_INST.DECODER.GROUPS)"
+            )
+        self.inst_convs = conv_stack(in_channels, dim, num_convs, norm)
+        self.iam_conv = nn.Conv2d(
+            dim, num_masks * self.groups, kernel_size=3, padding=1, groups=self.groups
+        )
+        width = dim * self.groups
+        self.fc = None if groups is None else nn.Linear(width, width)
+        self.cls_score = nn.Linear(width, num_classes)
+        self.mask_kernel = nn.Linear(width, kernel_dim)
+        self.objectness = nn.Linear(width, 1)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        prior_logit = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+        for weight, bias in (
+            (self.iam_conv.weight, self.iam_conv.bias),
+            (self.cls_score.weight, self.cls_score.bias),
+        ):
+            nn.init.normal_(weight, std=0.01)
+            nn.init.constant_(cast(Tensor, bias), prior_logit)
+        nn.init.normal_(self.mask_kernel.weight, std=0.01)
+        nn.init.zeros_(self.mask_kernel.bias)
+        if self.fc is not None:
+            weight_init.c2_xavier_fill(self.fc)
+
+    def activation_weights(self, iam_logits: Tensor) -> Tensor:
+        """(B, G*N, h*w) logits -> weights that sum to 1 over the pixels."""
+        prob = iam_logits.sigmoid()
+        return prob / prob.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """
+        Args:
+            feature: (B, C, h, w), with coordinates.
+
+        Returns:
+            class logits (B, N, K), mask kernels (B, N, D), IoU logits (B, N, 1) and the logits of
+            the activation maps (B, G*N, h, w); map g*N + n is the g-th of instance n.
+        """
+        feature = self.inst_convs(feature)
+        iam_logits = self.iam_conv(feature)
+        weights = self.activation_weights(iam_logits.flatten(2))
+        instances = weights @ feature.flatten(2).transpose(1, 2).to(weights.dtype)
+        if self.fc is not None:
+            instances = F.relu(self.fc(self._concatenate_groups(instances)))
+        return (
+            self.cls_score(instances),
+            self.mask_kernel(instances),
+            self.objectness(instances),
+            iam_logits,
+        )
+
+    def _concatenate_groups(self, instances: Tensor) -> Tensor:
+        """(B, G*N, dim) -> (B, N, G*dim)."""
+        batch = instances.shape[0]
+        grouped = instances.reshape(batch, self.groups, self.num_masks, -1)
+        return grouped.transpose(1, 2).reshape(batch, self.num_masks, -1)
+
+
+class SoftmaxInstanceBranch(InstanceBranch):
+    """Activation maps normalised by a softmax over the pixels in place of sigmoid and division."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # A softmax ignores a shift of all logits: this has no effect and stays for the checkpoints.
+        self.softmax_bias = nn.Parameter(torch.ones(1))
+
+    def activation_weights(self, iam_logits: Tensor) -> Tensor:
+        """(B, G*N, h*w) logits -> weights that sum to 1 over the pixels."""
+        return (iam_logits + self.softmax_bias).softmax(dim=-1)
+
+
+class MaskBranch(nn.Module):
+    """The features that an instance's kernel is multiplied with to give its mask (section 3.4)."""
+
+    def __init__(
+        self, *, in_channels: int, dim: int, num_convs: int, kernel_dim: int, norm: str = ""
+    ) -> None:
+        super().__init__()
+        self.mask_convs = conv_stack(in_channels, dim, num_convs, norm)
+        self.projection = nn.Conv2d(dim, kernel_dim, kernel_size=1)
+        weight_init.c2_msra_fill(self.projection)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, D, h, w)."""
+        return self.projection(self.mask_convs(feature))
+
+
+@SPARSE_INST_DECODER_REGISTRY.register()
+class BaseIAMDecoder(nn.Module):
+    """One instance activation map per instance."""
+
+    instance_branch_type: type[InstanceBranch] = InstanceBranch
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_masks: int = 100,
+        num_classes: int = 80,
+        kernel_dim: int = 128,
+        scale_factor: float = 2.0,
+        groups: int | None = None,
+        inst_dim: int = 256,
+        inst_convs: int = 4,
+        mask_dim: int = 256,
+        mask_convs: int = 4,
+        norm: str = "",
+        output_iam: bool = False,
+    ) -> None:
+        """
+        Args:
+            in_channels: C, of the encoder's output; two coordinate channels are added here.
+            num_masks: N, the most instances that an image can have.
+            num_classes: K.
+            kernel_dim: D.
+            scale_factor: the masks are upsampled bilinearly by this.
+            groups: G, activation maps per instance, mixed by ``fc``; None for one map and no
+                ``fc``.
+            inst_dim, inst_convs: width and depth of the instance branch.
+            mask_dim, mask_convs: width and depth of the mask branch.
+            norm: Detectron2 name of the norm in both branches' convolutions, "" for none.
+            output_iam: also return the activation maps.
+        """
+        super().__init__()
+        self.scale_factor = scale_factor
+        self.output_iam = output_iam
+        self.num_classes = num_classes
+        self.inst_branch = self.instance_branch_type(
+            in_channels=in_channels + 2,
+            dim=inst_dim,
+            num_convs=inst_convs,
+            num_masks=num_masks,
+            num_classes=num_classes,
+            kernel_dim=kernel_dim,
+            groups=groups,
+            norm=norm,
+        )
+        self.mask_branch = MaskBranch(
+            in_channels=in_channels + 2,
+            dim=mask_dim,
+            num_convs=mask_convs,
+            kernel_dim=kernel_dim,
+            norm=norm,
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_channels: int) -> dict[str, Any]:
+        node = cfg.MODEL.SPARSE_INST.DECODER
+        return {
+            "in_channels": in_channels,
+            "num_masks": node.NUM_MASKS,
+            "num_classes": node.NUM_CLASSES,
+            "kernel_dim": node.KERNEL_DIM,
+            "scale_factor": node.SCALE_FACTOR,
+            "inst_dim": node.INST.DIM,
+            "inst_convs": node.INST.CONVS,
+            "mask_dim": node.MASK.DIM,
+            "mask_convs": node.MASK.CONVS,
+            "norm": node.NORM,
+            "output_iam": node.OUTPUT_IAM,
+        }
+
+    def forward(self, feature: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            feature: (B, C, h, w).
+
+        Returns:
+            ``pred_logits`` (B, N, K) class logits; ``pred_masks`` (B, N, s*h, s*w) mask logits, s
+            the scale factor; ``pred_scores`` (B, N, 1) logits of the mask's IoU; with
+            ``output_iam`` also ``pred_iam`` (B, G*N, h, w), logits of the activation maps.
+        """
+        feature = append_coordinates(feature)
+        pred_logits, pred_kernel, pred_scores, iam_logits = self.inst_branch(feature)
+        mask_feature = self.mask_branch(feature)
+        height, width = mask_feature.shape[-2:]
+        pred_masks = (pred_kernel @ mask_feature.flatten(2)).unflatten(2, (height, width))
+        pred_masks = F.interpolate(
+            pred_masks, scale_factor=self.scale_factor, mode="bilinear", align_corners=False
+        )
+        outputs = {
+            "pred_logits": pred_logits,
+            "pred_masks": pred_masks,
+            "pred_scores": pred_scores,
+        }
+        if self.output_iam:
+            outputs["pred_iam"] = iam_logits
+        return outputs
+
+
+@SPARSE_INST_DECODER_REGISTRY.register()
+class GroupIAMDecoder(BaseIAMDecoder):
+    """Several activation maps per instance (G-IAM); any number of groups that divides the width."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_channels: int) -> dict[str, Any]:
+        args = super().from_config(cfg, in_channels)
+        return {**args, "groups": cfg.MODEL.SPARSE_INST.DECODER.GROUPS}
+
+
+@SPARSE_INST_DECODER_REGISTRY.register()
+class GroupIAMSoftDecoder(GroupIAMDecoder):
+    """G-IAM with a softmax over the pixels."""
+
+    instance_branch_type = SoftmaxInstanceBranch
+
+
+def conv_stack(in_channels: int, channels: int, num_convs: int, norm: str = "") -> nn.Sequential:
+    """``num_convs`` times (3x3 convolution, norm if any, ReLU)."""
+    layers: list[nn.Module] = []
+    for index in range(num_convs):
+        conv = Conv2d(
+            channels if index else in_channels,
+            channels,
+            kernel_size=3,
+            padding=1,
+            bias=not norm,
+            norm=get_norm(norm, channels),
+        )
+        weight_init.c2_msra_fill(conv)
+        layers += [conv, nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,159 @@
+"""The SparseInst meta-architecture: images in, losses or instances out."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.structures import BitMasks, ImageList, Instances
+from torch import Tensor, nn
+
+from .criterion import build_criterion
+from .decoder import build_decoder
+from .encoder import build_encoder
+from .postprocess import PostprocessOptions, postprocess_image
+
+
+@META_ARCH_REGISTRY.register()
+class SparseInst(nn.Module):
+    """Sparse Instance Activation for Real-Time Instance Segmentation (arXiv 2203.12827)."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        criterion: nn.Module | None,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int = 32,
+        postprocess: PostprocessOptions | None = None,
+    ) -> None:
+        """
+        Args:
+            backbone: gives the features that the encoder reads.
+            encoder: feature dict -> (B, C, h, w).
+            decoder: (B, C, h, w) -> output dict, see :class:`.decoder.BaseIAMDecoder`.
+            criterion: needed for training only.
+            pixel_mean, pixel_std: per channel, in the order and range of the input image.
+            size_divisibility: inputs are padded to a multiple of this (and of the backbone's own).
+            postprocess: thresholds and limits of the inference.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.encoder = encoder
+        self.decoder = decoder
+        self.criterion = criterion
+        self.size_divisibility = math.lcm(size_divisibility, backbone.size_divisibility or 1)
+        self.postprocess_options = postprocess or PostprocessOptions()
+        self.register_buffer("pixel_mean", _per_channel(pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", _per_channel(pixel_std), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        node = cfg.MODEL.SPARSE_INST
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        encoder = build_encoder(cfg, shapes)
+        return {
+            "backbone": backbone,
+            "encoder": encoder,
+            "decoder": build_decoder(cfg, cast(int, encoder.out_channels)),
+            "criterion": build_criterion(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": max(shapes[name].stride for name in node.ENCODER.IN_FEATURES),
+            "postprocess": PostprocessOptions(
+                cls_threshold=node.CLS_THRESHOLD,
+                mask_threshold=node.MASK_THRESHOLD,
+                score_threshold=node.SCORE_THRESHOLD,
+                max_detections=node.MAX_DETECTIONS,
+            ),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """
+        Args:
+            batched_inputs: one dict an image: ``image`` (3, H, W) in ``INPUT.FORMAT``, 0..255;
+                ``instances`` for training, with ``gt_classes`` and ``gt_masks``; ``height`` and
+                ``width``, the size wanted for the output (default: that of ``image``).
+
+        Returns:
+            training: the weighted losses. Inference: per image ``{"instances": Instances}``, see
+            :func:`.postprocess.postprocess_image`.
+        """
+        images = self.preprocess(batched_inputs)
+        outputs = self.decoder(self.encoder(self.backbone(images.tensor)))
+        if self.training:
+            return self._losses(outputs, batched_inputs, images)
+        return self.postprocess(outputs, batched_inputs, images)
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise, pad with zeros to a common, divisible size, and stack: (B, 3, H, W)."""
+        images = [
+            (inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            for inputs in batched_inputs
+        ]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def _losses(
+        self, outputs: dict[str, Tensor], batched_inputs: list[dict[str, Any]], images: ImageList
+    ) -> dict[str, Tensor]:
+        if self.criterion is None:
+            raise ValueError("this SparseInst was built without a criterion: it cannot be trained")
+        gt_instances = [
+            _with_bitmasks(inputs["instances"]).to(self.device) for inputs in batched_inputs
+        ]
+        height, width = images.tensor.shape[-2:]
+        return self.criterion(outputs, gt_instances, (height, width))
+
+    def postprocess(
+        self, outputs: dict[str, Tensor], batched_inputs: list[dict[str, Any]], images: ImageList
+    ) -> list[dict[str, Instances]]:
+        """Decoder outputs -> per image ``{"instances": Instances}`` at the size asked for."""
+        height, width = images.tensor.shape[-2:]
+        results = []
+        for index, (inputs, image_size) in enumerate(
+            zip(batched_inputs, images.image_sizes, strict=True)
+        ):
+            instances = postprocess_image(
+                outputs["pred_logits"][index],
+                outputs["pred_scores"][index],
+                outputs["pred_masks"][index],
+                padded_size=(height, width),
+                image_size=image_size,
+                output_size=(
+                    int(inputs.get("height", image_size[0])),
+                    int(inputs.get("width", image_size[1])),
+                ),
+                options=self.postprocess_options,
+            )
+            results.append({"instances": instances})
+        return results
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+
+
+def _with_bitmasks(instances: Instances) -> Instances:
+    """The same ground truth with ``gt_masks`` as bitmasks: other mappers may give polygons."""
+    masks = instances.gt_masks
+    if isinstance(masks, BitMasks):
+        return instances
+    result = Instances(instances.image_size, **instances.get_fields())
+    result.gt_masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
+    return result

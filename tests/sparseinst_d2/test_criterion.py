@@ -1,0 +1,96 @@
+import pytest
+import torch
+from detectron2.structures import BitMasks, Instances
+from torch.nn import functional as F
+
+from sparseinst_d2 import SparseInstCriterion, SparseInstMatcher
+from sparseinst_d2.criterion import mask_targets
+
+PADDED = (32, 64)
+
+
+def ground_truth(num: int, size: tuple[int, int] = (30, 50)) -> Instances:
+    instances = Instances(size)
+    instances.gt_classes = torch.randint(3, (num,))
+    instances.gt_masks = BitMasks(torch.rand(num, *size) > 0.5)
+    return instances
+
+
+def outputs(batch: int = 2, num: int = 5) -> dict[str, torch.Tensor]:
+    return {
+        "pred_logits": torch.randn(batch, num, 3, requires_grad=True),
+        "pred_masks": torch.randn(batch, num, 8, 16, requires_grad=True),
+        "pred_scores": torch.randn(batch, num, 1, requires_grad=True),
+    }
+
+
+def criterion(**kwargs: float) -> SparseInstCriterion:
+    return SparseInstCriterion(matcher=SparseInstMatcher(), **kwargs)
+
+
+@pytest.mark.parametrize("counts", [(2, 3), (0, 2), (0, 0), (9, 1)])
+def test_losses_and_gradients_are_finite(counts: tuple[int, int]) -> None:
+    predictions = outputs()
+    losses = criterion()(predictions, [ground_truth(n) for n in counts], PADDED)
+    sum(losses.values()).backward()
+    for name, value in predictions.items():
+        assert value.grad is not None, name
+        assert torch.isfinite(value.grad).all(), name
+
+
+def test_without_instances_only_the_classes_learn() -> None:
+    predictions = outputs()
+    losses = criterion()(predictions, [ground_truth(0), ground_truth(0)], PADDED)
+    assert losses["loss_ce"] > 0
+    assert losses["loss_mask"] == losses["loss_dice"] == losses["loss_objectness"] == 0
+
+
+def test_weights_scale_their_losses() -> None:
+    predictions, gt = outputs(), [ground_truth(2), ground_truth(3)]
+    plain = criterion()(predictions, gt, PADDED)
+    scaled = criterion(
+        class_weight=4, mask_pixel_weight=15, mask_dice_weight=8, objectness_weight=5
+    )(predictions, gt, PADDED)
+    factors = {"loss_ce": 2, "loss_mask": 3, "loss_dice": 4, "loss_objectness": 5}
+    for name, factor in factors.items():
+        torch.testing.assert_close(scaled[name], plain[name] * factor)
+
+
+def test_perfect_predictions_cost_almost_nothing() -> None:
+    gt = Instances(PADDED)
+    gt.gt_classes = torch.tensor([1, 2])
+    masks = torch.zeros(2, *PADDED, dtype=torch.bool)
+    masks[0, :16, :16] = True
+    masks[1, 16:, 32:] = True
+    gt.gt_masks = BitMasks(masks)
+    targets = mask_targets(gt.gt_masks, PADDED, (8, 16))
+    predictions = {
+        "pred_logits": (F.one_hot(gt.gt_classes, 3).float() * 2 - 1)[None] * 30,
+        "pred_masks": (targets * 2 - 1)[None] * 30,
+        "pred_scores": torch.full((1, 2, 1), 30.0),
+    }
+    for name, value in criterion()(predictions, [gt], PADDED).items():
+        assert value.item() == pytest.approx(0, abs=1e-4), name
+
+
+def test_items_choose_the_losses() -> None:
+    gt = [ground_truth(1), ground_truth(1)]
+    assert set(criterion(items=("labels",))(outputs(), gt, PADDED)) == {"loss_ce"}
+    with pytest.raises(ValueError, match="boxes"):
+        criterion(items=("boxes",))
+
+
+def test_half_precision_outputs_give_float32_losses() -> None:
+    predictions = {name: value.half() for name, value in outputs().items()}
+    losses = criterion()(predictions, [ground_truth(2), ground_truth(2)], PADDED)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+
+
+def test_targets_are_padded_then_resized() -> None:
+    masks = torch.zeros(1, 28, 40, dtype=torch.bool)
+    masks[0, :16, :16] = True
+    target = mask_targets(BitMasks(masks), (32, 64), (8, 16))
+    expected = torch.zeros(8, 16)
+    expected[:4, :4] = 1
+    torch.testing.assert_close(target[0], expected)
+    assert mask_targets(BitMasks(masks[:0]), (32, 64), (8, 16)).shape == (0, 8, 16)
