@@ -1,10 +1,12 @@
 """The pictures of the embedded ``shapes`` data set: drawn, not downloaded.
 
 :func:`render_image` is a pure function of ``(spec, split, index)``. It scatters one to six objects
-of six classes over a textured background. Only the outline tells the class; colour, texture,
-rotation, aspect and size say nothing about it. Later objects cover earlier ones, a mask is the
-visible part. About 3 images in 100 are empty and 3 in 100 hold a crowd: a tight cluster of small
-objects of one class that counts as one ``iscrowd`` region.
+of six classes over a textured background. The outline makes the class; texture, rotation, aspect
+and size say nothing about it. Four objects in five have a colour that is typical of their class, so
+that a small network learns the classes within minutes, as colour helps it in photographs; the rest
+may have any. Later objects cover earlier ones, a mask is the visible part. About 3 images in 100
+are empty and 3 in 100 hold a crowd: a tight cluster of small objects of one class that counts as
+one ``iscrowd`` region.
 
 Shape shorthand:
 
@@ -30,7 +32,7 @@ from numpy.random import Generator
 from instseg_d2.data import textures
 from instseg_d2.errors import ConfigError
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Raise it with every change of the pixels or masks, so that old caches are not used."""
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross")
@@ -130,7 +132,9 @@ def render_image(
     object_colours: list[np.ndarray] = []
     for layer, _ in kept:
         for piece in layer.pieces:
-            colour = textures.pick_colour(paint_rng, background_colours, object_colours)
+            colour = textures.pick_colour(
+                paint_rng, background_colours, object_colours, layer.category / len(CLASS_NAMES)
+            )
             _paint_piece(paint_rng, canvas, piece, colour)
             if not layer.iscrowd:
                 object_colours.append(colour)

@@ -58,7 +58,7 @@ CLASS_COLOURS = (
     (160, 90, 210),
     (40, 190, 200),
 )
-"""For drawing, RGB in 0..255; the objects themselves are of any colour."""
+"""For drawing, RGB in 0..255; no kin to the colours of the objects."""
 
 DEFAULT_SPEC = ShapesSpec()
 

@@ -16,6 +16,10 @@ OBJECT_CONTRAST = 85.0
 """Wanted distance in RGB between an object and its background."""
 NEIGHBOUR_CONTRAST = 60.0
 """Wanted distance in RGB between the objects of one image."""
+TYPICAL_SHARE = 0.8
+"""Share of the objects in a colour that is typical of their class; the others may have any."""
+HUE_SPREAD = 0.035
+"""Standard deviation of a class's typical hue, in turns of the colour circle."""
 
 
 def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -23,21 +27,27 @@ def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def pick_colour(
-    rng: Generator, background: list[np.ndarray], neighbours: list[np.ndarray]
+    rng: Generator,
+    background: list[np.ndarray],
+    neighbours: list[np.ndarray],
+    typical_hue: float,
 ) -> np.ndarray:
     """A colour that stands out from ``background`` and, less so, from ``neighbours``.
 
-    Of up to 20 random colours the first that keeps both distances, else the one that comes
+    Four times in five of about ``typical_hue`` (0..1, turns of the colour circle), else of any hue
+    or grey. Of up to 20 random colours the first that keeps both distances, else the one that comes
     nearest to it.
 
     Returns:
         ndarray: float32 (3,).
     """
     best, best_margin = np.zeros(3, np.float32), -np.inf
+    typical = rng.random() < TYPICAL_SHARE
     for _ in range(20):
-        grey = rng.random() < 0.15
+        grey = not typical and rng.random() < 0.15
         saturation = 0.0 if grey else rng.uniform(0.4, 0.95)
-        colour = _hsv(rng.random(), saturation, rng.uniform(0.25, 1.0))
+        hue = rng.normal(typical_hue, HUE_SPREAD) if typical else rng.random()
+        colour = _hsv(hue, saturation, rng.uniform(0.25, 1.0))
         margin = min(
             [float(np.linalg.norm(colour - other)) / OBJECT_CONTRAST for other in background]
             + [float(np.linalg.norm(colour - other)) / NEIGHBOUR_CONTRAST for other in neighbours]

@@ -1,0 +1,355 @@
+"""Bad data gets one clear error before the first iteration.
+
+:func:`load_checked_dataset` loads a registered data set and checks everything that would stop a
+training or an evaluation later: names, files, class counts, category ids, segmentations.
+:func:`read_image` is for dataset mappers; it reads an image, or says which one is unreadable.
+
+On training data without faults the checks make one pass over the loaded records; only when a fault
+was found is the annotation file read again, to name the annotation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
+
+from instseg_d2.data.coco_json import (
+    MAX_FAULTS_SHOWN,
+    Faults,
+    check_coco_json,
+    find_annotation_id,
+    polygon_problem,
+    read_coco_json,
+    rle_problem,
+)
+from instseg_d2.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+"""One image in Detectron2's standard format: file_name, image_id, height, width, annotations."""
+
+MAX_FILES_CHECKED = 5000
+"""Looking for more files than this takes long on a network drive; larger sets are sampled."""
+
+_BUILTIN_PREFIXES = ("coco_", "keypoints_coco_", "lvis_", "cityscapes_", "voc_", "ade20k_")
+
+
+def load_checked_dataset(
+    name: str,
+    *,
+    num_classes: int | None,
+    classes_key: str,
+    max_instances: int | None,
+    for_training: bool,
+) -> list[Record]:
+    """Load a registered data set and check it.
+
+    Args:
+        name: a name in Detectron2's ``DatasetCatalog``.
+        num_classes: classes that the model tells apart; None for a class-agnostic model, whose data
+            may have any number of classes.
+        classes_key: the config key that sets ``num_classes``, for the error messages.
+        max_instances: the most instances that the model can find in an image, None if there is no
+            limit. Images with more are counted in a logged warning.
+        for_training: whether annotations are needed. For an evaluation with COCO's metrics the
+            annotation file itself is checked too, because the evaluation reads it again.
+
+    Returns:
+        The records as ``DatasetCatalog.get`` gives them.
+
+    Raises:
+        DataError: the data set cannot be used. The message names data set, file, image, annotation
+            and config key as far as they apply, and what to do.
+    """
+    records = _load(name)
+    check_class_count(name, num_classes, classes_key)
+    check_image_files(name, records)
+    check_annotations(name, records, num_classes=num_classes, for_training=for_training)
+    json_file = _coco_json(name)
+    if json_file is not None and not for_training:
+        check_coco_json(json_file, "evaluation")
+    if max_instances is not None:
+        warn_of_full_images(name, records, max_instances)
+    return records
+
+
+def _load(name: str) -> list[Record]:
+    if name not in DatasetCatalog:
+        raise DataError(_unknown_name_message(name))
+    try:
+        records = DatasetCatalog.get(name)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _explain_failed_load(name, error) from error
+    if not isinstance(records, list):
+        raise DataError(
+            f"data set '{name}': the registered function returned a {type(records).__name__}, "
+            "expected a list with one dict for each image."
+        )
+    if not records:
+        json_file = _coco_json(name)
+        if json_file is not None:
+            check_coco_json(json_file, "training")
+        raise DataError(f"data set '{name}' has no images.{_builtin_hint(name)}")
+    return records
+
+
+def _unknown_name_message(name: str) -> str:
+    similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.6)
+    meant = f" Did you mean {' or '.join(repr(other) for other in similar)}?" if similar else ""
+    return (
+        f"data set '{name}' is not registered.{meant} Data in COCO format is registered with\n"
+        "  from detectron2.data.datasets import register_coco_instances\n"
+        f"  register_coco_instances('{name}', {{}}, 'annotations.json', 'image_folder')"
+        f"{_builtin_hint(name)}"
+    )
+
+
+def _explain_failed_load(name: str, error: Exception) -> DataError:
+    """The reason why the registered function failed, found by looking at the annotation file."""
+    path = MetadataCatalog.get(name).get("json_file")
+    if path and "://" not in path and not os.path.isfile(path):
+        return DataError(
+            f"data set '{name}': the annotation file {path} does not exist.{_builtin_hint(name)}"
+        )
+    json_file = _coco_json(name)
+    if json_file is not None:
+        try:
+            check_coco_json(json_file, "loading")
+        except DataError as reason:
+            return DataError(f"data set '{name}': {reason}")
+    message = f"data set '{name}' could not be loaded: {type(error).__name__}: {error}"
+    if isinstance(error, AssertionError) and "thing_classes" in str(error):
+        message += (
+            "\nIts annotation file has other categories than the built-in data set of this name: "
+            "register your data under a name of its own."
+        )
+    return DataError(message + _builtin_hint(name))
+
+
+def _coco_json(name: str) -> str | None:
+    """The annotation file of a data set in COCO format, None if it has none on this machine."""
+    metadata = MetadataCatalog.get(name)
+    json_file: str | None = metadata.get("json_file")
+    if metadata.get("evaluator_type") != "coco" or not json_file or not os.path.isfile(json_file):
+        return None
+    return json_file
+
+
+def _builtin_hint(name: str) -> str:
+    """Where Detectron2 looks for the data sets that it knows; empty for other names."""
+    if not name.startswith(_BUILTIN_PREFIXES):
+        return ""
+    root = os.environ.get("DETECTRON2_DATASETS")
+    value = f"'{root}'" if root is not None else f"not set, so '{os.path.abspath('datasets')}'"
+    hint = (
+        "\nBuilt-in data sets are looked for in the folder that the environment variable "
+        f"DETECTRON2_DATASETS names (now {value})."
+    )
+    if name.startswith("coco_20"):
+        year = name[len("coco_") :][:4]
+        hint += (
+            " It should contain\n"
+            f"  coco/annotations/instances_{{train,val}}{year}.json\n"
+            f"  coco/{{train,val}}{year}/*.jpg"
+        )
+    return hint
+
+
+def check_class_count(name: str, num_classes: int | None, classes_key: str) -> None:
+    """Raise :class:`DataError` if the (loaded) data set has another class count than the model."""
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is None or num_classes is None or len(classes) == num_classes:
+        return
+    some = ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")
+    raise DataError(
+        f"data set '{name}' has {len(classes)} classes ({some}), but the model is configured for "
+        f"{num_classes}: set {classes_key} {len(classes)} in the config file or at the end of the "
+        "command line."
+    )
+
+
+def check_image_files(name: str, records: list[Record]) -> None:
+    """Raise :class:`DataError` if image files are missing.
+
+    Up to 5000 files are all looked for, from larger sets 5000 evenly spread ones. Records without
+    ``file_name`` and remote files are passed over.
+    """
+    paths = [record["file_name"] for record in records if "file_name" in record]
+    picked = paths
+    if len(paths) > MAX_FILES_CHECKED:
+        spread = np.linspace(0, len(paths) - 1, MAX_FILES_CHECKED).round().astype(int)
+        picked = [paths[index] for index in spread]
+    faults = Faults()
+    for path in picked:
+        if "://" not in str(path) and not os.path.isfile(path):
+            faults.add(str(path))
+    looked_at = f"{len(picked)} images"
+    if len(picked) < len(paths):
+        looked_at = f"{len(picked)} images looked at (of {len(paths)})"
+    image_root = MetadataCatalog.get(name).get("image_root")
+    where = (
+        f" The file names are relative to the image folder '{image_root}'." if image_root else ""
+    )
+    faults.raise_if_any(
+        f"data set '{name}': {faults.count} of the {looked_at} are missing, for example",
+        f"Put the images there or correct the paths.{where}{_builtin_hint(name)}",
+    )
+
+
+def check_annotations(
+    name: str, records: list[Record], *, num_classes: int | None, for_training: bool
+) -> None:
+    """Raise :class:`DataError` for annotations that training or evaluation would fail on.
+
+    Crowd regions are passed over, as training does. Boxes and masks without area are no fault:
+    Detectron2 filters them.
+    """
+    faulty: list[tuple[Record, int, str]] = []
+    instances = 0
+    for record in records:
+        size = record.get("height"), record.get("width")
+        for index, annotation in enumerate(record.get("annotations", ())):
+            if annotation.get("iscrowd", 0):
+                continue
+            instances += 1
+            problem = instance_problem(annotation, *size, num_classes)
+            if problem is not None:
+                faulty.append((record, index, problem))
+    if faulty:
+        _raise_annotation_faults(name, faulty)
+    if for_training and not instances:
+        json_file = _coco_json(name)
+        if json_file is not None:
+            check_coco_json(json_file, "training")
+        raise DataError(f"data set '{name}' has no annotated instances, so nothing can be learned.")
+
+
+def instance_problem(
+    annotation: dict[str, Any], height: int | None, width: int | None, num_classes: int | None
+) -> str | None:
+    """What is wrong with one annotation (not a crowd) in Detectron2's format, or None."""
+    category = annotation.get("category_id")
+    if not isinstance(category, (int, np.integer)):
+        return f"category_id {category!r} is not an integer"
+    if category < 0 or (num_classes is not None and category >= num_classes):
+        limit = "" if num_classes is None else f" and below {num_classes}, the number of classes"
+        return f"category_id {category} (counted from 0) must be at least 0{limit}"
+    box = annotation.get("bbox")
+    if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4:
+        return f"'bbox' is {box!r}; it needs 4 numbers"
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, list) and segmentation:
+        return next(filter(None, map(polygon_problem, segmentation)), None)
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation.get("counts"), list):
+            return "the run-length code is not compressed: use pycocotools.mask.frPyObjects"
+        return rle_problem(segmentation, height, width)
+    if segmentation is None or isinstance(segmentation, list):
+        return "has no 'segmentation'; instance segmentation needs polygons or a run-length code"
+    return (
+        f"'segmentation' is a {type(segmentation).__name__}, expected polygons or run-length code"
+    )
+
+
+def _raise_annotation_faults(name: str, faulty: list[tuple[Record, int, str]]) -> None:
+    """Name the annotations by their ids, which only the annotation file has."""
+    json_file = _coco_json(name)
+    content = read_coco_json(json_file) if json_file is not None else {}
+    faults = Faults()
+    for position, (record, index, problem) in enumerate(faulty):
+        faults.add(
+            f"{_annotation_label(record, index, content)}: {problem}"
+            if position < MAX_FAULTS_SHOWN
+            else problem
+        )
+    faults.raise_if_any(
+        f"data set '{name}': annotations that cannot be used: {faults.count}",
+        f"Correct or remove them{f' in {json_file}' if json_file else ''}.",
+    )
+
+
+def _annotation_label(record: Record, index: int, content: dict[str, Any]) -> str:
+    image_id = record.get("image_id")
+    annotation_id = record["annotations"][index].get("id")
+    if annotation_id is None:
+        annotation_id = find_annotation_id(content, image_id, index)
+    number = f"id {annotation_id}" if annotation_id is not None else f"number {index}"
+    return f"annotation {number} of image id {image_id} ({record.get('file_name', 'no file')})"
+
+
+def warn_of_full_images(name: str, records: list[Record], max_instances: int) -> None:
+    """Log one warning if images have more instances (crowds aside) than the model can find."""
+    counts = [
+        sum(not annotation.get("iscrowd", 0) for annotation in record.get("annotations", ()))
+        for record in records
+    ]
+    full = sum(count > max_instances for count in counts)
+    if full:
+        worst = int(np.argmax(counts))
+        logger.warning(
+            "data set '%s': %d images have more instances than the %d that the model can find in "
+            "an image; the rest are missed. Worst: image id %s with %d.",
+            name,
+            full,
+            max_instances,
+            records[worst].get("image_id"),
+            counts[worst],
+        )
+
+
+def read_image(record: Record, image_format: str) -> np.ndarray:
+    """Read the image of a record, EXIF orientation applied, and compare its size to the record's.
+
+    Sets ``height`` and ``width`` in ``record`` where they are absent.
+
+    Args:
+        record: with ``file_name``; ``image_id``, ``height``, ``width`` as far as known.
+        image_format: ``"RGB"``, ``"BGR"`` or another that Detectron2's ``read_image`` knows.
+
+    Returns:
+        (H, W, C) array, uint8 for RGB and BGR, values 0..255.
+
+    Raises:
+        DataError: file missing, truncated or not an image; no pixels; sides that differ from the
+            annotated ones.
+    """
+    path = record["file_name"]
+    label = f"image {path} (image id {record.get('image_id', 'unknown')})"
+    if not os.path.exists(path) and "://" not in str(path):
+        raise DataError(f"{label} does not exist.")
+    try:
+        image: np.ndarray = detection_utils.read_image(path, format=image_format)
+    except Exception as error:  # the image libraries raise errors of many types
+        raise DataError(
+            f"{label} cannot be read ({type(error).__name__}: {error}). It may be truncated or no "
+            "image: replace it or remove it from the annotations."
+        ) from error
+    if 0 in image.shape:
+        raise DataError(f"{label} has no pixels: its shape is {image.shape}. Replace or remove it.")
+    try:
+        detection_utils.check_image_size(record, image)
+    except detection_utils.SizeMismatchError as error:
+        raise DataError(_size_message(label, record, image)) from error
+    return image
+
+
+def _size_message(label: str, record: Record, image: np.ndarray) -> str:
+    height, width = image.shape[:2]
+    message = (
+        f"{label} is {width} x {height} pixels (width x height), but its annotation says "
+        f"{record['width']} x {record['height']}. Correct 'width' and 'height', or the image."
+    )
+    if (height, width) == (record["width"], record["height"]):
+        message += (
+            " The sides are swapped: the file probably has an EXIF orientation that the tool used "
+            "for annotating ignored."
+        )
+    return message
