@@ -1,0 +1,307 @@
+"""Pictures for people: instances drawn on an image, and grids of such pictures.
+
+All images are RGB, uint8, (H, W, 3). Nothing here uses the state of ``matplotlib.pyplot`` or a
+random generator: the same input always gives the same picture.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data.catalog import Metadata
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils.visualizer import Visualizer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+MIN_DRAWN_SIDE = 320
+"""Images with a shorter short side (pixels) are enlarged, so that labels stay readable."""
+
+FILL_OPACITY = 0.45
+
+Annotation = dict[str, Any]
+Colour = tuple[float, float, float]
+"""Red, green and blue in 0..1."""
+
+
+@dataclass
+class _Drawable:
+    """N instances in pixels of the image: boxes (N, 4) XYXY; masks (N, H, W) bool or None."""
+
+    boxes: np.ndarray
+    masks: np.ndarray | None
+    labels: list[str]
+
+
+def draw_instances(
+    image: np.ndarray,
+    instances: Instances | Sequence[Annotation],
+    metadata: Metadata | None = None,
+    *,
+    min_score: float = 0.3,
+) -> np.ndarray:
+    """Draw masks and labels; boxes only where there are no masks.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        instances: predictions (with ``pred_masks`` (N, H, W) and/or ``pred_boxes``, and
+            ``pred_classes`` and ``scores`` if known), or ground truth: the ``annotations`` of a
+            record in Detectron2's format, before any augmentation.
+        metadata: gives the class names, ``thing_classes``. Without them labels are class numbers.
+        min_score: predictions with a lower score (0..1) are left out.
+
+    Returns:
+        uint8 RGB of the size of ``image``, or a whole multiple of it if that is small.
+
+    Raises:
+        ValueError: image or masks have another shape or type than said here.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(f"expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    height, width = image.shape[:2]
+    names = metadata.get("thing_classes") if metadata is not None else None
+    if isinstance(instances, Instances):
+        drawable = _from_predictions(instances, names, min_score)
+    else:
+        drawable = _from_annotations(instances, names, height, width)
+    if drawable.masks is not None and drawable.masks.shape[1:] != (height, width):
+        raise ValueError(f"masks {drawable.masks.shape[1:]} on an image {(height, width)}")
+    factor = math.ceil(MIN_DRAWN_SIDE / min(height, width))
+    if factor > 1:
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        drawable = _enlarged(drawable, factor)
+    return _draw(image, drawable)
+
+
+def _draw(image: np.ndarray, drawable: _Drawable) -> np.ndarray:
+    """Fill and outline the masks (holes stay open) or outline the boxes, then label them."""
+    colours = [_colour(index) for index in range(len(drawable.labels))]
+    order = np.argsort(-_areas(drawable), kind="stable")  # small ones on top of large ones
+    picture = image.copy()
+    thickness = max(1, round(min(image.shape[:2]) / 300))
+    for index in order:
+        colour = [255 * part for part in colours[index]]
+        if drawable.masks is None:
+            x0, y0, x1, y1 = drawable.boxes[index].round().astype(int).tolist()
+            cv2.rectangle(picture, (x0, y0), (x1, y1), colour, thickness)
+            continue
+        mask = drawable.masks[index]
+        picture[mask] = (1 - FILL_OPACITY) * picture[mask] + FILL_OPACITY * np.array(colour)
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, colour, thickness, cv2.LINE_AA)
+    return _label(picture, drawable, colours, order)
+
+
+def _areas(drawable: _Drawable) -> np.ndarray:
+    if drawable.masks is not None:
+        return drawable.masks.sum(axis=(1, 2))
+    sides = drawable.boxes[:, 2:] - drawable.boxes[:, :2]
+    areas: np.ndarray = sides.prod(axis=1)
+    return areas
+
+
+def _label(
+    picture: np.ndarray, drawable: _Drawable, colours: list[Colour], order: np.ndarray
+) -> np.ndarray:
+    """Write the labels inside the picture, those of large instances first.
+
+    A label that would cover another is left out: both would be unreadable.
+    """
+    visualizer = Visualizer(picture)
+    output = visualizer.output
+    renderer = output.canvas.get_renderer()
+    font_size = max(13, min(picture.shape[:2]) / 24)
+    placed: list[Bbox] = []
+    for index in order:
+        anchor = _label_anchor(drawable, index, font_size)
+        if anchor is None:
+            continue
+        visualizer.draw_text(
+            drawable.labels[index],
+            anchor,
+            color=tuple(0.45 + 0.55 * part for part in colours[index]),  # to be read on black
+            font_size=font_size * 72 / output.dpi,
+        )
+        text = output.ax.texts[-1]
+        extent = text.get_window_extent(renderer).padded(font_size / 4)
+        left = min(max(extent.x0, 0), output.width - extent.width)
+        bottom = min(max(extent.y0, 0), output.height - extent.height)
+        extent = Bbox.from_bounds(left, bottom, extent.width, extent.height)
+        if extent.count_overlaps(placed):
+            text.remove()
+            continue
+        placed.append(extent)
+        # The figure counts y upwards, the image downwards; texts hang from the middle of their top.
+        text.set_position((left + extent.width / 2, output.height - extent.y1 + font_size / 4))
+    labelled: np.ndarray = output.get_image()
+    return labelled
+
+
+def _label_anchor(drawable: _Drawable, index: int, font_size: float) -> tuple[float, float] | None:
+    """Middle of a label's upper edge: inside a large instance, above a small one."""
+    if drawable.masks is None:
+        x0, y0, x1, _ = drawable.boxes[index].tolist()
+        return (x0 + x1) / 2, y0 + font_size / 4
+    ys, xs = drawable.masks[index].nonzero()
+    if not len(ys):
+        return None
+    if ys.max() - ys.min() < 3 * font_size:
+        return (xs.min() + xs.max()) / 2, ys.min() - 1.6 * font_size
+    return float(np.median(xs)), float(np.median(ys)) - font_size / 2
+
+
+def _from_predictions(
+    predictions: Instances, names: Sequence[str] | None, min_score: float
+) -> _Drawable:
+    predictions = predictions.to("cpu")
+    if predictions.has("scores"):
+        predictions = predictions[predictions.scores >= min_score]
+    count = len(predictions) if predictions.get_fields() else 0
+    classes = predictions.pred_classes.tolist() if predictions.has("pred_classes") else None
+    scores = predictions.scores.tolist() if predictions.has("scores") else None
+    labels = [
+        " ".join(
+            ([_class_name(classes[index], names)] if classes is not None else [])
+            + ([f"{scores[index]:.0%}"] if scores is not None else [])
+        )
+        for index in range(count)
+    ]
+    boxes = np.zeros((count, 4))
+    if predictions.has("pred_boxes"):
+        boxes = predictions.pred_boxes.tensor.numpy()
+    masks = None
+    if predictions.has("pred_masks"):
+        field = predictions.pred_masks
+        tensor = field if isinstance(field, torch.Tensor) else field.tensor
+        masks = tensor.numpy() > 0
+    return _Drawable(boxes, masks, labels)
+
+
+def _from_annotations(
+    annotations: Sequence[Annotation], names: Sequence[str] | None, height: int, width: int
+) -> _Drawable:
+    labels = [
+        _class_name(annotation["category_id"], names)
+        + (" (crowd)" if annotation.get("iscrowd", 0) else "")
+        for annotation in annotations
+    ]
+    if all("segmentation" in annotation for annotation in annotations):
+        masks = np.zeros((len(annotations), height, width), bool)
+        for mask, annotation in zip(masks, annotations, strict=True):
+            mask[:] = _decode(annotation["segmentation"], height, width)
+        return _Drawable(np.zeros((len(annotations), 4)), masks, labels)
+    boxes = [
+        BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+        for annotation in annotations
+    ]
+    return _Drawable(np.array(boxes, float), None, labels)
+
+
+def _decode(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Polygons, a run-length code or a mask -> (H, W), true inside."""
+    if isinstance(segmentation, np.ndarray):
+        return segmentation > 0
+    if isinstance(segmentation, list):
+        polygons = [np.asarray(polygon, float).reshape(-1).tolist() for polygon in segmentation]
+        segmentation = mask_util.merge(mask_util.frPyObjects(polygons, height, width))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = mask_util.frPyObjects(segmentation, height, width)
+    mask: np.ndarray = mask_util.decode(segmentation) > 0
+    return mask
+
+
+def _class_name(category: int, names: Sequence[str] | None) -> str:
+    return names[category] if names and 0 <= category < len(names) else str(category)
+
+
+def _colour(index: int) -> Colour:
+    """Bright colours; steps of the golden ratio keep neighbours in the list far apart in hue."""
+    return colorsys.hsv_to_rgb((0.58 + index * 0.6180339887) % 1, 0.85, (1.0, 0.8)[index % 2])
+
+
+def _enlarged(drawable: _Drawable, factor: int) -> _Drawable:
+    masks = drawable.masks
+    if masks is not None:
+        masks = masks.repeat(factor, axis=1).repeat(factor, axis=2)
+    return _Drawable(drawable.boxes * factor, masks, drawable.labels)
+
+
+# -------------------------------------------------------------------------------------- grids
+
+
+def picture_grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str] = ("image", "ground truth", "prediction"),
+    *,
+    cell: int = 360,
+    gap: int = 8,
+) -> np.ndarray:
+    """Put pictures side by side, one row for each image, with a title over each column.
+
+    Args:
+        rows: uint8 RGB pictures of any sizes, as many in each row as there are titles.
+        titles: one for each column.
+        cell: pictures are scaled to fit ``cell`` pixels in width and height.
+        gap: white pixels between and around the pictures.
+
+    Returns:
+        uint8 RGB. A row is as high as its highest picture.
+
+    Raises:
+        ValueError: no rows, or a row of another length.
+    """
+    if not rows or any(len(row) != len(titles) for row in rows):
+        raise ValueError(f"expected rows of {len(titles)} pictures: {[len(row) for row in rows]}")
+    width = len(titles) * (cell + gap) + gap
+    strips = [_title_strip(titles, width, cell, gap)]
+    for row in rows:
+        fitted = [_fit(picture, cell) for picture in row]
+        strip = np.full((max(len(picture) for picture in fitted) + gap, width, 3), 255, np.uint8)
+        for column, picture in enumerate(fitted):
+            height, breadth = picture.shape[:2]
+            left = gap + column * (cell + gap) + (cell - breadth) // 2
+            top = (len(strip) - gap - height) // 2
+            strip[top : top + height, left : left + breadth] = picture
+        strips.append(strip)
+    return np.concatenate(strips)
+
+
+def _fit(picture: np.ndarray, cell: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    scale = cell / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    fitted: np.ndarray = cv2.resize(picture, size, interpolation=method)
+    return fitted
+
+
+def _title_strip(titles: Sequence[str], width: int, cell: int, gap: int) -> np.ndarray:
+    height, dpi = 34, 100
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for column, title in enumerate(titles):
+        centre = gap + column * (cell + gap) + cell / 2
+        figure.text(centre / width, 0.45, title, ha="center", va="center", fontsize=12)
+    canvas.draw()
+    strip = np.asarray(canvas.buffer_rgba())[:height, :width, :3]
+    # Rounding in matplotlib may make the canvas a pixel narrower.
+    return np.pad(
+        strip,
+        ((0, height - strip.shape[0]), (0, width - strip.shape[1]), (0, 0)),
+        constant_values=255,
+    )
+
+
+def save_png(path: str, picture: np.ndarray) -> None:
+    """Write a uint8 RGB picture."""
+    Image.fromarray(picture).save(path, format="PNG")
