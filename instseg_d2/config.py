@@ -59,6 +59,8 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
         except FileNotFoundError as error:
             raise ConfigError(f"{path}: its _BASE_ file is missing: {error.filename}") from error
+        except (AttributeError, TypeError) as error:
+            raise ConfigError(f"{path}: not a config: KEY: VALUE pairs are wanted") from error
         except (AssertionError, KeyError, ValueError) as error:
             raise _explain(error, str(path), cfg) from error
     if len(overrides) % 2:

@@ -9,7 +9,7 @@ class UserError(Exception):
     """Base of every error whose message is written for the user rather than for a developer."""
 
 
-class ConfigError(UserError):
+class ConfigError(UserError, ValueError):
     """A config file, key or value that cannot be used."""
 
 

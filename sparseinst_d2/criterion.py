@@ -19,6 +19,7 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from instseg_d2.errors import ConfigError
 from instseg_d2.registry import look_up
 
 from .losses import binarised_iou, dice_loss, mask_bce_loss
@@ -67,7 +68,10 @@ class SparseInstCriterion(nn.Module):
         super().__init__()
         unknown = set(items) - set(LOSS_ITEMS)
         if unknown:
-            raise ValueError(f"unknown loss items {sorted(unknown)}; known are {LOSS_ITEMS}")
+            raise ConfigError(
+                f"unknown loss items {sorted(unknown)} (MODEL.SPARSE_INST.LOSS.ITEMS); "
+                f"known are {LOSS_ITEMS}"
+            )
         self.matcher = matcher
         self.items = tuple(items)
         self.class_weight = class_weight

@@ -19,6 +19,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from instseg_d2.errors import ConfigError
 from instseg_d2.registry import look_up
 
 SPARSE_INST_DECODER_REGISTRY: Registry = Registry("SPARSE_INST_DECODER")
@@ -76,7 +77,7 @@ class InstanceBranch(nn.Module):
         self.num_masks = num_masks
         self.groups = groups or 1
         if dim % self.groups:
-            raise ValueError(
+            raise ConfigError(
                 f"the width of the instance branch ({dim}, MODEL.SPARSE_INST.DECODER.INST.DIM) "
                 f"must be a multiple of the groups ({groups}, MODEL.SPARSE_INST.DECODER.GROUPS)"
             )

@@ -15,6 +15,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from instseg_d2.errors import ConfigError
 from instseg_d2.registry import look_up
 
 SPARSE_INST_ENCODER_REGISTRY: Registry = Registry("SPARSE_INST_ENCODER")
@@ -93,9 +94,12 @@ class InstanceContextEncoder(nn.Module):
         """
         super().__init__()
         if len(in_channels) != len(in_features):
-            raise ValueError(f"{len(in_channels)} channel counts for {len(in_features)} features")
+            raise ConfigError(f"{len(in_channels)} channel counts for {len(in_features)} features")
         if channels % len(PYRAMID_POOL_SIZES):
-            raise ValueError(f"channels must be a multiple of 4, got {channels}")
+            raise ConfigError(
+                f"the encoder's channels (MODEL.SPARSE_INST.ENCODER.NUM_CHANNELS) must be a "
+                f"multiple of {len(PYRAMID_POOL_SIZES)}, got {channels}"
+            )
         self.in_features = tuple(in_features)
         self.out_channels = channels
         # Checkpoints list the levels from the coarsest, because the top-down path starts there.

@@ -43,3 +43,47 @@ def shared() -> Path:
     if not (SHARED / "goldens").is_dir():
         pytest.skip("golden values and real data (`shared` beside the checkout) are absent")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Embedded data is drawn into a folder of this run, not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INSTSEG_D2_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides() -> list[str]:
+    """Config overrides that make any SparseInst small enough for seconds of training on a CPU."""
+    pairs = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.WEIGHTS": "",
+        "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+        "MODEL.SPARSE_INST.ENCODER.NUM_CHANNELS": 16,
+        "MODEL.SPARSE_INST.DECODER.NUM_CLASSES": 6,
+        "MODEL.SPARSE_INST.DECODER.NUM_MASKS": 10,
+        "MODEL.SPARSE_INST.DECODER.KERNEL_DIM": 8,
+        "MODEL.SPARSE_INST.DECODER.INST.DIM": 16,
+        "MODEL.SPARSE_INST.DECODER.INST.CONVS": 1,
+        "MODEL.SPARSE_INST.DECODER.MASK.DIM": 16,
+        "MODEL.SPARSE_INST.DECODER.MASK.CONVS": 1,
+        "DATASETS.TRAIN": "('shapes_train',)",
+        "DATASETS.TEST": "('shapes_val',)",
+        "DATASETS.SHAPES.NUM_TRAIN": 12,
+        "DATASETS.SHAPES.NUM_VAL": 6,
+        "DATASETS.SHAPES.IMAGE_SIZE": 64,
+        "INPUT.MIN_SIZE_TRAIN": "(64,)",
+        "INPUT.MAX_SIZE_TRAIN": 96,
+        "INPUT.MIN_SIZE_TEST": 64,
+        "INPUT.MAX_SIZE_TEST": 96,
+        "SOLVER.IMS_PER_BATCH": 2,
+        "SOLVER.MAX_ITER": 4,
+        "SOLVER.STEPS": "()",
+        "SOLVER.WARMUP_ITERS": 1,
+        "TEST.EVAL_PERIOD": 0,
+        "DATALOADER.NUM_WORKERS": 0,
+    }
+    return [str(part) for pair in pairs.items() for part in pair]

@@ -1,0 +1,133 @@
+"""Detectron2's ``DefaultTrainer`` for the model families of this project."""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.data.build import (
+    filter_images_with_only_crowd_annotations,
+    print_instances_class_histogram,
+)
+from detectron2.data.catalog import MetadataCatalog
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.evaluation import DatasetEvaluator
+from torch import nn
+
+from ..checkpoint import InstSegCheckpointer
+from ..data.checks import load_checked_dataset
+from ..errors import DataError
+from ..evaluation import build_evaluator
+from ..families import config_value, family_of
+from ..modeling import build_model
+from ..solver import build_optimizer
+from .progress import ProgressBar
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates by a config; the data is checked before the first iteration."""
+
+    def __init__(self, cfg: CfgNode, progress_bar: bool = False) -> None:
+        """
+        Args:
+            cfg: a frozen config; see :func:`instseg_d2.engine.setup`.
+            progress_bar: show one on stderr.
+
+        Raises:
+            UserError: of the config, the data or the weights; its message says what to do.
+        """
+        self._progress_bar = progress_bar
+        for name in cfg.DATASETS.TEST:
+            load_dataset(cfg, name, for_training=False)
+        super().__init__(cfg)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        # DefaultTrainer has just made its own checkpointer and is about to hand it to the hooks.
+        self.checkpointer = InstSegCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        hooks = super().build_hooks()
+        if self._progress_bar:
+            hooks.insert(0, ProgressBar())  # closes before the evaluation prints
+        return hooks
+
+    @property
+    def test_results(self) -> dict[str, Any]:
+        """What the last evaluation gave, ``{task: {metric: value}}``; empty before the first."""
+        return getattr(self, "_last_eval_results", {})
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        return build_detection_train_loader(
+            cfg, dataset=training_dicts(cfg), mapper=_build_mapper(cfg, is_train=True)
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        return build_detection_test_loader(
+            cfg, dataset_name, mapper=_build_mapper(cfg, is_train=False)
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+
+def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The checked dicts of all ``DATASETS.TRAIN``, without those that have nothing to learn from
+    (if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``)."""
+    if not cfg.DATASETS.TRAIN:
+        raise DataError("DATASETS.TRAIN is empty; name a data set to train on")
+    dicts = [
+        dataset_dict
+        for name in cfg.DATASETS.TRAIN
+        for dataset_dict in load_dataset(cfg, name, for_training=True)
+    ]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dicts = filter_images_with_only_crowd_annotations(dicts)
+    if not dicts:
+        raise DataError(
+            f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an instance to learn from "
+            "(crowds do not count)"
+        )
+    class_names = getattr(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), "thing_classes", None)
+    if class_names:
+        print_instances_class_histogram(dicts, class_names)
+    return dicts
+
+
+def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[str, Any]]:
+    """One data set's dicts, checked against what the model can take.
+
+    Raises:
+        DataError: see :func:`instseg_d2.data.checks.load_checked_dataset`.
+    """
+    family = family_of(cfg)
+    classes_key = family.classes_key if family else None
+    instances_key = family.max_instances_key if family else None
+    return load_checked_dataset(
+        name,
+        num_classes=config_value(cfg, classes_key) if classes_key else None,
+        classes_key=classes_key or "",
+        max_instances=config_value(cfg, instances_key) if instances_key else None,
+        for_training=for_training,
+    )
+
+
+def _build_mapper(cfg: CfgNode, *, is_train: bool) -> Any:
+    family = family_of(cfg)
+    return family.build_mapper(cfg, is_train) if family else DatasetMapper(cfg, is_train)

@@ -1,0 +1,45 @@
+"""Build a model by its config, with messages for the user where a name or device is wrong."""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling import build_model as build_detectron2_model
+from torch import nn
+
+from .errors import DeviceError
+from .families import model_families
+from .registry import look_up
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """The model that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE``, weights not loaded.
+
+    Raises:
+        ConfigError: a name in the config is not registered.
+        DeviceError: see :func:`check_device`.
+    """
+    check_device(cfg)
+    model_families()  # registers their modules
+    look_up(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+    look_up(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    return build_detectron2_model(cfg)
+
+
+def check_device(cfg: CfgNode, num_gpus: int = 1) -> None:
+    """See that the device is there before anything is built.
+
+    Raises:
+        DeviceError: CUDA is asked for and absent, or more GPUs than there are.
+    """
+    device = cfg.MODEL.DEVICE
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError(
+            f"MODEL.DEVICE is {device}, but PyTorch sees no CUDA device here; "
+            "give MODEL.DEVICE cpu, or run `python -m instseg_d2.check_env` to find out why"
+        )
+    available = torch.cuda.device_count()
+    if num_gpus > 1 and (not device.startswith("cuda") or num_gpus > available):
+        raise DeviceError(
+            f"--num-gpus {num_gpus} was given with MODEL.DEVICE {device}; "
+            f"PyTorch sees {available} CUDA device(s) here"
+        )

@@ -1,0 +1,142 @@
+"""The program as a user runs it: train, resume, evaluate, and slips that end in one line."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CONFIG = "sparseinst/sparse_inst_r50_giam"
+
+
+def train_net(repo: Path, cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run ``train_net.py`` in the folder ``cwd``."""
+    return subprocess.run(
+        [sys.executable, str(repo / "train_net.py"), *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(
+    repo: Path, tmp_path_factory: pytest.TempPathFactory, tiny_overrides: list[str]
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of a finished short run, and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = train_net(repo, folder, "--config-file", CONFIG, *tiny_overrides, "OUTPUT_DIR", "out")
+    return folder, done
+
+
+def test_training_writes_everything(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = trained
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = folder / "out"
+    assert (out / "model_final.pth").is_file()
+    assert (out / "config.yaml").is_file()
+    assert list(out.glob("events.out.tfevents.*"))
+    assert isinstance(
+        json.loads((out / "inference" / "coco_instances_results.json").read_text()), list
+    )
+    metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    assert {"loss_ce", "loss_mask", "loss_dice", "loss_objectness", "lr", "segm/AP"} <= set().union(
+        *metrics
+    )
+    assert "copypaste: Task: segm" in done.stdout
+    assert "copypaste: Task: bbox" in done.stdout
+
+
+def test_resume_continues_after_the_last_iteration(
+    repo: Path,
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    tiny_overrides: list[str],
+) -> None:
+    folder, _ = trained
+    more = [*tiny_overrides, "OUTPUT_DIR", "out", "SOLVER.MAX_ITER", "6"]
+    done = train_net(repo, folder, "--config-file", CONFIG, "--resume", *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Starting training from iteration 4" in done.stdout
+    final = torch.load(folder / "out" / "model_final.pth", weights_only=True)
+    assert final["iteration"] == 5
+
+
+def test_eval_only_gives_the_numbers_of_the_training_run(
+    repo: Path,
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    tiny_overrides: list[str],
+    tmp_path: Path,
+) -> None:
+    folder, _ = trained
+    weights = str(folder / "out" / "model_final.pth")
+    results = []
+    for name in ("one", "two"):
+        done = train_net(
+            repo, tmp_path, "--config-file", CONFIG, "--eval-only",
+            *tiny_overrides, "OUTPUT_DIR", name, "MODEL.WEIGHTS", weights,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        results.append((tmp_path / name / "inference" / "coco_instances_results.json").read_text())
+    assert results[0] == results[1]
+
+
+def test_config_by_path_with_a_base_of_its_own(
+    repo: Path, tmp_path: Path, tiny_overrides: list[str]
+) -> None:
+    base = repo / "configs" / "sparseinst" / "Base-SparseInst.yaml"
+    (tmp_path / "Base-SparseInst.yaml").write_text(base.read_text())
+    (tmp_path / "mine.yaml").write_text("_BASE_: Base-SparseInst.yaml\nSOLVER: {MAX_ITER: 1}\n")
+    overrides = [*tiny_overrides, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()"]
+    done = train_net(repo, tmp_path, "--config-file", "mine.yaml", *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+SLIPS = {
+    "unknown key": (["SOLVER.BASE_LEARNING_RATE", "1"], "SOLVER.BASE_LR"),
+    "wrong type": (["SOLVER.BASE_LR", "'fast'"], "SOLVER.BASE_LR"),
+    "odd overrides": (["SOLVER.BASE_LR"], "pairs"),
+    "unknown data set": (["DATASETS.TRAIN", "('shapes_trian',)"], "shapes_train"),
+    "missing annotations": (["DATASETS.TRAIN", "('coco_2017_train',)"], "DETECTRON2_DATASETS"),
+    "class count": (
+        ["MODEL.SPARSE_INST.DECODER.NUM_CLASSES", "5"],
+        "MODEL.SPARSE_INST.DECODER.NUM_CLASSES",
+    ),
+    "missing weights": (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
+    "no CUDA": (["MODEL.DEVICE", "cuda"], "MODEL.DEVICE cpu"),
+    "unknown decoder": (["MODEL.SPARSE_INST.DECODER.NAME", "IAMDecoder"], "GroupIAMDecoder"),
+    "unknown backbone": (["MODEL.BACKBONE.NAME", "build_resnet"], "build_resnet_backbone"),
+    "unknown optimiser": (["SOLVER.OPTIMIZER", "LION"], "ADAMW"),
+    "groups": (["MODEL.SPARSE_INST.DECODER.GROUPS", "7"], "MODEL.SPARSE_INST.DECODER.GROUPS"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_ends_in_one_line(
+    tmp_path: Path, tiny_overrides: list[str], slip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, because importing Detectron2 takes seconds."""
+    if slip == "no CUDA" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    overrides, hint = SLIPS[slip]
+    args = ["--config-file", CONFIG, *tiny_overrides, "OUTPUT_DIR", str(tmp_path), *overrides]
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *args])
+    with pytest.raises(SystemExit) as exit_info:
+        importlib.import_module("train_net").main()
+    message = str(exit_info.value.code)
+    assert message.startswith("error: ")
+    assert hint in message
+
+
+def test_the_shell_sees_one_line_and_a_failure(repo: Path, tmp_path: Path) -> None:
+    done = train_net(repo, tmp_path, "--config-file", "sparseinst/sparse_inst_r50_gaim.yaml")
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert "sparseinst/sparse_inst_r50_giam" in lines[-1]

@@ -1,0 +1,115 @@
+#!/usr/bin/env python
+"""The main job on embedded data: train, evaluate, and look at the result.
+
+``python tools/quickstart.py`` (or ``make demo``) trains a small SparseInst on the shapes data set,
+evaluates it on held-out images and writes a picture grid and the training curves. Any other config
+whose data is there works, too: ``--config-file NAME KEY VALUE ...``.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import default_argument_parser
+from tabulate import tabulate
+
+from instseg_d2.config import load_config
+from instseg_d2.data.checks import read_image
+from instseg_d2.engine import Trainer, setup
+from instseg_d2.engine.trainer import load_dataset
+from instseg_d2.errors import UserError, user_message
+from instseg_d2.predictor import Predictor
+from instseg_d2.training_curves import plot_training_curves
+from instseg_d2.visualize import draw_instances, picture_grid, save_png
+
+DEFAULT_CONFIG = "quickstart/sparseinst_shapes"
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def main() -> None:
+    """Parse the command line and run; a mistake of the user ends in one line."""
+    parser = default_argument_parser(epilog=__doc__)
+    parser.set_defaults(config_file=DEFAULT_CONFIG)
+    parser.add_argument("--pictures", type=int, default=6, help="images in the picture grid")
+    parser.add_argument("--min-score", type=float, default=0.4, help="lowest score that is drawn")
+    args = parser.parse_args()
+    try:
+        run(args)
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, evaluate, draw; returns Detectron2's results of the evaluation."""
+    output = Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
+    output.mkdir(parents=True, exist_ok=True)
+    # A new run starts a new curve; Detectron2 would append to the old one.
+    (output / "metrics.json").unlink(missing_ok=True)
+
+    print(f"Training {args.config_file}; everything else that is said goes to {output}/console.txt")
+    start = time.perf_counter()
+    with (
+        (output / "console.txt").open("w") as console,
+        contextlib.redirect_stdout(console),
+    ):
+        cfg = setup(args)
+        trainer = Trainer(cfg, progress_bar=True)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+        results = trainer.test_results
+    minutes = (time.perf_counter() - start) / 60
+
+    dataset = cfg.DATASETS.TEST[0]
+    print(f"\nOn the held-out images of {dataset}, after {minutes:.1f} minutes:")
+    print(results_table(results))
+    grid = output / "predictions.png"
+    curves = output / "training_curves.png"
+    save_png(grid, draw_predictions(cfg, args.pictures, args.min_score))
+    plot_training_curves(output / "metrics.json", curves)
+    print(f"\nPictures (image, ground truth, prediction):  {grid}")
+    print(f"Loss curves:                                 {curves}")
+    print(f"Weights, config, logs, TensorBoard:          {output}")
+    return results
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """Average precisions in percent, a row for masks and one for boxes."""
+    rows = [
+        [name, *(results[task].get(metric, float("nan")) for metric in METRICS)]
+        for task, name in (("segm", "masks"), ("bbox", "boxes"))
+        if task in results
+    ]
+    return tabulate(rows, headers=["", *METRICS], floatfmt=".1f", missingval="-")
+
+
+def draw_predictions(cfg: CfgNode, count: int, min_score: float) -> np.ndarray:
+    """A grid of the first test images that have instances: image, ground truth, prediction."""
+    name = cfg.DATASETS.TEST[0]
+    metadata = MetadataCatalog.get(name)
+    final = cfg.clone()
+    final.defrost()
+    final.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    predictor = Predictor(final)
+    rows = []
+    records = [r for r in load_dataset(cfg, name, for_training=False) if r["annotations"]]
+    for record in records[:count]:
+        image = read_image(record, "RGB")
+        prediction = predictor(image[:, :, ::-1])["instances"].to("cpu")
+        rows.append(
+            (
+                image,
+                draw_instances(image, record["annotations"], metadata),
+                draw_instances(image, prediction, metadata, min_score=min_score),
+            )
+        )
+    return picture_grid(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Train and evaluate: ``python train_net.py --config-file CONFIG [KEY VALUE ...]``.
+
+Works as Detectron2's own ``tools/train_net.py``; ``--help`` lists the options.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from detectron2.engine import default_argument_parser, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from instseg_d2.checkpoint import InstSegCheckpointer
+from instseg_d2.config import load_config
+from instseg_d2.engine import Trainer, setup
+from instseg_d2.errors import UserError, user_message
+from instseg_d2.modeling import check_device
+
+
+def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
+    """Evaluate ``MODEL.WEIGHTS`` (or, to resume, the last checkpoint) on ``DATASETS.TEST``."""
+    model = Trainer.build_model(cfg)
+    InstSegCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+        cfg.MODEL.WEIGHTS, resume=resume
+    )
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def run(args: argparse.Namespace) -> None:
+    """What one process does, of ``--num-gpus`` on each of ``--num-machines``."""
+    try:
+        cfg = setup(args)
+        if args.eval_only:
+            evaluate(cfg, args.resume)
+            return
+        trainer = Trainer(cfg, progress_bar=args.progress_bar and comm.is_main_process())
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+
+
+def main() -> None:
+    """Parse the command line and start the processes."""
+    parser = default_argument_parser()
+    parser.add_argument("--progress-bar", action="store_true", help="show a bar while training")
+    args = parser.parse_args()
+    try:
+        # Before any process starts, so that a slip gives one message and not one per GPU.
+        check_device(load_config(args.config_file, args.opts), args.num_gpus)
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+    launch(
+        run,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    main()
