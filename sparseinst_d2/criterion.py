@@ -33,8 +33,6 @@ Called as ``criterion(cfg)``; the module maps (decoder outputs, ground truth, pa
 a dict of weighted losses.
 """
 
-FOCAL_ALPHA = 0.25
-FOCAL_GAMMA = 2.0
 LOSS_ITEMS = ("labels", "masks")
 
 
@@ -58,12 +56,16 @@ class SparseInstCriterion(nn.Module):
         mask_pixel_weight: float = 5.0,
         mask_dice_weight: float = 2.0,
         objectness_weight: float = 1.0,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
     ) -> None:
         """
         Args:
             matcher: see :class:`.matcher.SparseInstMatcher`.
             items: which losses, of "labels" (class) and "masks" (pixels, dice, objectness).
             class_weight, mask_pixel_weight, mask_dice_weight, objectness_weight: factors.
+            focal_alpha: weight of the positives in the class loss; 1 - alpha is the negatives'.
+            focal_gamma: how strongly easy examples are discounted; 0 is plain cross entropy.
         """
         super().__init__()
         unknown = set(items) - set(LOSS_ITEMS)
@@ -78,6 +80,8 @@ class SparseInstCriterion(nn.Module):
         self.mask_pixel_weight = mask_pixel_weight
         self.mask_dice_weight = mask_dice_weight
         self.objectness_weight = objectness_weight
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -89,6 +93,8 @@ class SparseInstCriterion(nn.Module):
             "mask_pixel_weight": node.MASK_PIXEL_WEIGHT,
             "mask_dice_weight": node.MASK_DICE_WEIGHT,
             "objectness_weight": node.OBJECTNESS_WEIGHT,
+            "focal_alpha": node.FOCAL_ALPHA,
+            "focal_gamma": node.FOCAL_GAMMA,
         }
 
     def forward(
@@ -140,7 +146,7 @@ class SparseInstCriterion(nn.Module):
         for image, (pred_index, gt_index) in enumerate(matches):
             targets[image, pred_index, gt_classes[image][gt_index]] = 1
         loss = sigmoid_focal_loss(
-            logits, targets, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA, reduction="sum"
+            logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma, reduction="sum"
         )
         return self.class_weight * loss / num_instances
 

@@ -32,7 +32,7 @@ from numpy.random import Generator
 from instseg_d2.data import textures
 from instseg_d2.errors import ConfigError
 
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 """Raise it with every change of the pixels or masks, so that old caches are not used."""
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross")
@@ -47,6 +47,10 @@ MIN_VISIBLE_PIXELS = 12
 MIN_VISIBLE_FRACTION = 0.25
 
 SUPERSAMPLE = 4
+
+COUNT_PROBABILITIES = (0.30, 0.27, 0.20, 0.12, 0.07, 0.04)
+"""Of one to six objects in an image. Images with few objects teach to find them, the others to tell
+them apart."""
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -240,14 +244,14 @@ def _draw_piece(rng: Generator, category: int, centre: np.ndarray, diameter: flo
 
 
 def _draw_diameter(rng: Generator, short: int) -> float:
-    """Mostly medium (log-uniform .12 - .6 of the short side), sometimes tiny or huge."""
+    """Mostly medium (log-uniform .18 - .6 of the short side), sometimes tiny or huge."""
     kind = rng.random()
     if kind < 0.04:
         low, high = MIN_DIAMETER, max(MIN_DIAMETER, 0.08 * short)
     elif kind < 0.07:
         low, high = 0.8 * short, 0.95 * short
     else:
-        low, high = max(MIN_DIAMETER, 0.12 * short), 0.6 * short
+        low, high = max(MIN_DIAMETER, 0.18 * short), 0.6 * short
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
@@ -274,7 +278,7 @@ def _plan_layers(rng: Generator, height: int, width: int) -> list[_Layer]:
     short = min(height, width)
     layers: list[_Layer] = []
     placed: list[tuple[np.ndarray, float]] = []
-    for _ in range(rng.integers(1, 7)):
+    for _ in range(rng.choice(np.arange(1, 7), p=COUNT_PROBABILITIES)):
         category = int(rng.integers(len(CLASS_NAMES)))
         diameter = _draw_diameter(rng, short)
         centre = _draw_centre(rng, size, diameter, placed)
