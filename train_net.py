@@ -14,13 +14,14 @@ from detectron2.utils import comm
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
-from instseg_d2.engine import Trainer, setup
+from instseg_d2.engine import Trainer, check_test_datasets, setup
 from instseg_d2.errors import UserError, user_message
 from instseg_d2.modeling import check_device
 
 
 def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
     """Evaluate ``MODEL.WEIGHTS`` (or, to resume, the last checkpoint) on ``DATASETS.TEST``."""
+    check_test_datasets(cfg)
     model = Trainer.build_model(cfg)
     InstSegCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
         cfg.MODEL.WEIGHTS, resume=resume

@@ -21,8 +21,7 @@ from tabulate import tabulate
 
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import read_image
-from instseg_d2.engine import Trainer, setup
-from instseg_d2.engine.trainer import load_dataset
+from instseg_d2.engine import Trainer, load_dataset, setup
 from instseg_d2.errors import UserError, user_message
 from instseg_d2.predictor import Predictor
 from instseg_d2.training_curves import plot_training_curves
@@ -70,8 +69,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     print(results_table(results))
     grid = output / "predictions.png"
     curves = output / "training_curves.png"
-    save_png(grid, draw_predictions(cfg, args.pictures, args.min_score))
-    plot_training_curves(output / "metrics.json", curves)
+    save_png(str(grid), draw_predictions(cfg, args.pictures, args.min_score))
+    plot_training_curves(str(output / "metrics.json"), str(curves))
     print(f"\nPictures (image, ground truth, prediction):  {grid}")
     print(f"Loss curves:                                 {curves}")
     print(f"Weights, config, logs, TensorBoard:          {output}")

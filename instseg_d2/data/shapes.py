@@ -2,7 +2,7 @@
 
 :func:`render_image` is a pure function of ``(spec, split, index)``. It scatters one to six objects
 of six classes over a textured background. The outline makes the class; texture, rotation, aspect
-and size say nothing about it. Four objects in five have a colour that is typical of their class, so
+and size say nothing about it. Nineteen objects in twenty have a colour that is typical of their class, so
 that a small network learns the classes within minutes, as colour helps it in photographs; the rest
 may have any. Later objects cover earlier ones, a mask is the visible part. About 3 images in 100
 are empty and 3 in 100 hold a crowd: a tight cluster of small objects of one class that counts as
@@ -32,7 +32,7 @@ from numpy.random import Generator
 from instseg_d2.data import textures
 from instseg_d2.errors import ConfigError
 
-GENERATOR_VERSION = 5
+GENERATOR_VERSION = 6
 """Raise it with every change of the pixels or masks, so that old caches are not used."""
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross")

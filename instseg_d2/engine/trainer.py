@@ -43,8 +43,7 @@ class Trainer(DefaultTrainer):
             UserError: of the config, the data or the weights; its message says what to do.
         """
         self._progress_bar = progress_bar
-        for name in cfg.DATASETS.TEST:
-            load_dataset(cfg, name, for_training=False)
+        check_test_datasets(cfg)
         super().__init__(cfg)
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -108,6 +107,12 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     if class_names:
         print_instances_class_histogram(dicts, class_names)
     return dicts
+
+
+def check_test_datasets(cfg: CfgNode) -> None:
+    """Raise ``DataError`` if one of ``DATASETS.TEST`` cannot be evaluated on."""
+    for name in cfg.DATASETS.TEST:
+        load_dataset(cfg, name, for_training=False)
 
 
 def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[str, Any]]:
