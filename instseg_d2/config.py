@@ -22,9 +22,13 @@ def add_shared_config(cfg: CN) -> None:
     # The AMSGrad variant of AdamW.
     cfg.SOLVER.AMSGRAD = False
 
+    # Keep the weights of convolutions in the layout that CPUs, and GPUs in half precision, are
+    # fastest in. Results differ by rounding only.
+    cfg.MODEL.CHANNELS_LAST = False
+
     # The embedded data sets shapes_train and shapes_val.
     cfg.DATASETS.SHAPES = CN()
-    cfg.DATASETS.SHAPES.NUM_TRAIN = 2000
+    cfg.DATASETS.SHAPES.NUM_TRAIN = 3000
     cfg.DATASETS.SHAPES.NUM_VAL = 200
     # Length of an image's shorter side in pixels.
     cfg.DATASETS.SHAPES.IMAGE_SIZE = 128

@@ -22,7 +22,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
     model_families()  # registers their modules
     look_up(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     look_up(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-    return build_detectron2_model(cfg)
+    model = build_detectron2_model(cfg)
+    if cfg.MODEL.CHANNELS_LAST:
+        model = model.to(memory_format=torch.channels_last)
+    return model
 
 
 def check_device(cfg: CfgNode, num_gpus: int = 1) -> None:

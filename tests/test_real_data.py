@@ -97,8 +97,9 @@ def train_by_heart(name: str, output: Path) -> dict:
         "INPUT.MIN_SIZE_TEST": 256,
         "INPUT.MAX_SIZE_TEST": 400,
         "INPUT.RANDOM_FLIP": "none",
-        "SOLVER.IMS_PER_BATCH": 4,
-        "SOLVER.MAX_ITER": 600,
+        "SOLVER.IMS_PER_BATCH": 8,
+        "SOLVER.MAX_ITER": 250,
+        "TEST.PRECISE_BN.NUM_ITER": 10,
         "OUTPUT_DIR": output,
         "SEED": 1,
     }

@@ -2,11 +2,11 @@
 
 :func:`render_image` is a pure function of ``(spec, split, index)``. It scatters one to six objects
 of six classes over a textured background. The outline makes the class; texture, rotation, aspect
-and size say nothing about it. Nineteen objects in twenty have a colour that is typical of their class, so
-that a small network learns the classes within minutes, as colour helps it in photographs; the rest
-may have any. Later objects cover earlier ones, a mask is the visible part. About 3 images in 100
-are empty and 3 in 100 hold a crowd: a tight cluster of small objects of one class that counts as
-one ``iscrowd`` region.
+and size say nothing about it. Nineteen objects in twenty have a colour that is typical of their
+class, so that a small network learns the classes within minutes, as colour helps it in photographs;
+the rest may have any. Later objects cover earlier ones, a mask is the visible part. About 3 images
+in 100 are empty and 3 in 100 hold a crowd: a tight cluster of small objects of one class that
+counts as one ``iscrowd`` region.
 
 Shape shorthand:
 
@@ -32,7 +32,7 @@ from numpy.random import Generator
 from instseg_d2.data import textures
 from instseg_d2.errors import ConfigError
 
-GENERATOR_VERSION = 6
+GENERATOR_VERSION = 7
 """Raise it with every change of the pixels or masks, so that old caches are not used."""
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross")
@@ -71,7 +71,7 @@ class ShapesSpec:
         ConfigError: a value of the wrong type or outside its range.
     """
 
-    num_train: int = 2000
+    num_train: int = 3000
     num_val: int = 200
     image_size: int = 128
     seed: int = 0
@@ -244,14 +244,14 @@ def _draw_piece(rng: Generator, category: int, centre: np.ndarray, diameter: flo
 
 
 def _draw_diameter(rng: Generator, short: int) -> float:
-    """Mostly medium (log-uniform .18 - .6 of the short side), sometimes tiny or huge."""
+    """Mostly medium (log-uniform .22 - .62 of the short side), sometimes tiny or huge."""
     kind = rng.random()
     if kind < 0.04:
         low, high = MIN_DIAMETER, max(MIN_DIAMETER, 0.08 * short)
     elif kind < 0.07:
         low, high = 0.8 * short, 0.95 * short
     else:
-        low, high = max(MIN_DIAMETER, 0.18 * short), 0.6 * short
+        low, high = max(MIN_DIAMETER, 0.22 * short), 0.62 * short
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 

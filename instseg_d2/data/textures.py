@@ -18,7 +18,7 @@ NEIGHBOUR_CONTRAST = 60.0
 """Wanted distance in RGB between the objects of one image."""
 TYPICAL_SHARE = 0.95
 """Share of the objects in a colour that is typical of their class; the others may have any."""
-HUE_SPREAD = 0.035
+HUE_SPREAD = 0.03
 """Standard deviation of a class's typical hue, in turns of the colour circle."""
 
 
@@ -34,9 +34,9 @@ def pick_colour(
 ) -> np.ndarray:
     """A colour that stands out from ``background`` and, less so, from ``neighbours``.
 
-    Nineteen times in twenty of about ``typical_hue`` (0..1, turns of the colour circle), else of any hue
-    or grey. Of up to 20 random colours the first that keeps both distances, else the one that comes
-    nearest to it.
+    Nineteen times in twenty of about ``typical_hue`` (0..1, turns of the colour circle), else of
+    any hue or grey. Of up to 20 random colours the first that keeps both distances, else the one
+    that comes nearest to it.
 
     Returns:
         ndarray: float32 (3,).
@@ -45,9 +45,9 @@ def pick_colour(
     typical = rng.random() < TYPICAL_SHARE
     for _ in range(20):
         grey = not typical and rng.random() < 0.15
-        saturation = 0.0 if grey else rng.uniform(0.4, 0.95)
+        saturation = 0.0 if grey else rng.uniform(0.5, 0.95)
         hue = rng.normal(typical_hue, HUE_SPREAD) if typical else rng.random()
-        colour = _hsv(hue, saturation, rng.uniform(0.25, 1.0))
+        colour = _hsv(hue, saturation, rng.uniform(0.35, 1.0))
         margin = min(
             [float(np.linalg.norm(colour - other)) / OBJECT_CONTRAST for other in background]
             + [float(np.linalg.norm(colour - other)) / NEIGHBOUR_CONTRAST for other in neighbours]

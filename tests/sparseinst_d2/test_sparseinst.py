@@ -79,6 +79,18 @@ def test_inference_at_any_size(tiny_overrides: list[str], size: tuple[int, int])
     assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes", "pred_masks"}
 
 
+def test_channels_last_changes_nothing_but_rounding(tiny_overrides: list[str]) -> None:
+    plain = tiny_model(tiny_overrides).eval()
+    other = tiny_model(tiny_overrides, "MODEL.CHANNELS_LAST", "True").eval()
+    other.load_state_dict(plain.state_dict())
+    assert other.backbone.stem.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    image = torch.randn(1, 3, 64, 96)
+    expected = plain.decoder(plain.encoder(plain.backbone(image)))
+    actual = other.decoder(other.encoder(other.backbone(image)))
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value)
+
+
 def test_output_size_defaults_to_the_image(tiny_overrides: list[str]) -> None:
     model = tiny_model(tiny_overrides).eval()
     with torch.no_grad():
