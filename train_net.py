@@ -11,21 +11,24 @@ from typing import Any
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
 from instseg_d2.engine import Trainer, check_test_datasets, setup
-from instseg_d2.errors import UserError, user_message
-from instseg_d2.modeling import check_device
+from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.modeling import check_device, check_training
 
 
 def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
     """Evaluate ``MODEL.WEIGHTS`` (or, to resume, the last checkpoint) on ``DATASETS.TEST``."""
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty; name a data set to evaluate on")
     check_test_datasets(cfg)
     model = Trainer.build_model(cfg)
-    InstSegCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
-        cfg.MODEL.WEIGHTS, resume=resume
-    )
+    checkpointer = InstSegCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer.require_complete()
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
@@ -53,17 +56,23 @@ def main() -> None:
     args = parser.parse_args()
     try:
         # Before any process starts, so that a slip gives one message and not one per GPU.
-        check_device(load_config(args.config_file, args.opts), args.num_gpus)
+        cfg = load_config(args.config_file, args.opts)
+        check_device(cfg, args.num_gpus)
+        if not args.eval_only:
+            check_training(cfg, args.num_gpus * args.num_machines)
     except UserError as error:
         sys.exit(f"error: {user_message(error)}")
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:  # one of several; it has said what was wrong
+        sys.exit(error.exit_code or 1)
 
 
 if __name__ == "__main__":

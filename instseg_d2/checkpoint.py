@@ -252,6 +252,27 @@ class InstSegCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None  # Detectron2 leaves it set after an error
         return rest
 
+    def require_complete(self) -> None:
+        """See that the last :meth:`load` set the whole model, as prediction and evaluation need.
+
+        Raises:
+            WeightsError: nothing was loaded, or tensors of the model were not in the file or had
+                another shape there.
+        """
+        if self.report is None:
+            raise WeightsError(
+                "MODEL.WEIGHTS is empty, so the model is untrained: name a checkpoint, for example "
+                "MODEL.WEIGHTS output/model_final.pth."
+            )
+        lost = [name for name in self.report.missing if not name.endswith("num_batches_tracked")]
+        lost += [name for name, *_ in self.report.misshaped]
+        if lost:
+            raise WeightsError(
+                f"MODEL.WEIGHTS: {len(lost)} of the model's tensors are not in the file or have "
+                f"another shape there, for example {', '.join(lost[:3])}. Give the config that the "
+                "weights were trained with."
+            )
+
     def save(self, name: str, **kwargs: Any) -> None:
         """Save weights and training state to ``{name}.pth``, whole or not at all.
 

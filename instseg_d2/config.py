@@ -22,8 +22,8 @@ def add_shared_config(cfg: CN) -> None:
     # The AMSGrad variant of AdamW.
     cfg.SOLVER.AMSGRAD = False
 
-    # Keep the weights of convolutions in the layout that CPUs, and GPUs in half precision, are
-    # fastest in. Results differ by rounding only.
+    # Ours: keep the weights of convolutions in the layout that CPUs, and GPUs in half precision,
+    # are fastest in. Results differ by rounding only.
     cfg.MODEL.CHANNELS_LAST = False
 
     # The embedded data sets shapes_train and shapes_val.

@@ -14,7 +14,12 @@ from detectron2.evaluation import (
 
 from .errors import ConfigError
 
-EVALUATOR_TYPES = ("coco", "lvis", "cityscapes_instance")
+#: Evaluator type -> the package that its evaluation needs.
+PACKAGE_OF_EVALUATOR = {
+    "coco": "pycocotools",
+    "lvis": "lvis",
+    "cityscapes_instance": "cityscapesscripts",
+}
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -23,28 +28,34 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     COCO-format data is evaluated in boxes and masks, LVIS and Cityscapes with their own code.
 
     Raises:
-        ConfigError: the data set's ``evaluator_type`` is unknown, or its package is not installed.
+        ConfigError: see :func:`check_evaluator`.
     """
+    kind = check_evaluator(dataset_name)
     output_dir = str(Path(cfg.OUTPUT_DIR) / "inference")
-    kind = getattr(MetadataCatalog.get(dataset_name), "evaluator_type", None)
     if kind == "coco":
         # The tasks are named, so that a model that finds nothing is evaluated in masks, too.
         return COCOEvaluator(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
     if kind == "lvis":
-        _require("lvis", dataset_name)
         return LVISEvaluator(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
-    if kind == "cityscapes_instance":
-        _require("cityscapesscripts", dataset_name)
-        return CityscapesInstanceEvaluator(dataset_name)
-    raise ConfigError(
-        f"the data set {dataset_name!r} has the evaluator type {kind!r}; known are "
-        f"{', '.join(EVALUATOR_TYPES)}. Set it with "
-        f"MetadataCatalog.get({dataset_name!r}).set(evaluator_type='coco')."
-    )
+    return CityscapesInstanceEvaluator(dataset_name)
 
 
-def _require(package: str, dataset_name: str) -> None:
+def check_evaluator(dataset_name: str) -> str:
+    """The evaluator type of a (loaded) data set.
+
+    Raises:
+        ConfigError: the type is unknown, or its package is not installed.
+    """
+    kind: str | None = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind is None or kind not in PACKAGE_OF_EVALUATOR:
+        raise ConfigError(
+            f"the data set {dataset_name!r} has the evaluator type {kind!r}; known are "
+            f"{', '.join(PACKAGE_OF_EVALUATOR)}. Set it with "
+            f"MetadataCatalog.get({dataset_name!r}).set(evaluator_type='coco')."
+        )
+    package = PACKAGE_OF_EVALUATOR[kind]
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
             f"evaluating {dataset_name!r} needs the package {package}: pip install {package}"
         )
+    return kind

@@ -42,12 +42,8 @@ def get_config_file(name: str) -> str:
         ConfigError: no such config; the message names the nearest.
     """
     stem = name.removesuffix(".yaml")
-    names = config_names()
-    if stem not in names:
-        nearest = difflib.get_close_matches(stem, names, n=3, cutoff=0.4)
-        raise ConfigError(
-            f"no config is named {name!r}; the nearest are: {', '.join(nearest or names)}"
-        )
+    if stem not in config_names():
+        raise ConfigError(f"no config is named {name!r}{_nearest(stem)}")
     return str(config_root() / f"{stem}.yaml")
 
 
@@ -62,12 +58,19 @@ def find_config_file(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
-    name = path.as_posix().removeprefix("./").removeprefix("configs/")
-    if name.removesuffix(".yaml") in config_names():
-        return Path(get_config_file(name))
-    nearest = difflib.get_close_matches(name.removesuffix(".yaml"), config_names(), n=3, cutoff=0.4)
-    hint = f"; the nearest names are: {', '.join(nearest)}" if nearest else ""
-    raise ConfigError(f"the config file {path} does not exist, nor is it a config's name{hint}")
+    stem = path.as_posix().removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
+    if stem in config_names():
+        return Path(get_config_file(stem))
+    raise ConfigError(
+        f"the config file {path} does not exist, nor is it a config's name{_nearest(stem)}"
+    )
+
+
+def _nearest(stem: str) -> str:
+    """The end of a message about an unknown name."""
+    names = config_names()
+    nearest = difflib.get_close_matches(stem, names, n=3, cutoff=0.4)
+    return f"; the nearest names are: {', '.join(nearest or names)}"
 
 
 def get_config(name: str) -> CfgNode:

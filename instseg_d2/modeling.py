@@ -6,7 +6,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling import build_model as build_detectron2_model
 from torch import nn
 
-from .errors import DeviceError
+from .errors import ConfigError, DeviceError
 from .families import model_families
 from .registry import look_up
 
@@ -26,6 +26,23 @@ def build_model(cfg: CfgNode) -> nn.Module:
     if cfg.MODEL.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     return model
+
+
+def check_training(cfg: CfgNode, num_processes: int = 1) -> None:
+    """See that the solver's settings fit the device and the number of processes.
+
+    Raises:
+        ConfigError: mixed precision without a GPU, or a batch that the processes cannot share.
+    """
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ConfigError(
+            f"SOLVER.AMP.ENABLED True needs a GPU, but MODEL.DEVICE is {cfg.MODEL.DEVICE}"
+        )
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if batch % num_processes and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, which {num_processes} processes cannot share evenly"
+        )
 
 
 def check_device(cfg: CfgNode, num_gpus: int = 1) -> None:

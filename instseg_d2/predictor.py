@@ -11,6 +11,7 @@ from detectron2.data import transforms as T
 
 from .checkpoint import InstSegCheckpointer
 from .data.checks import read_image
+from .data.embedded import register_embedded_data
 from .errors import DataError
 from .modeling import build_model
 
@@ -30,11 +31,14 @@ class Predictor:
                 checkpoint.
 
         Raises:
-            WeightsError: the weights cannot be loaded.
+            WeightsError: the weights cannot be loaded or belong to another config.
             DeviceError: ``MODEL.DEVICE`` is not there.
         """
+        register_embedded_data(cfg)
         self.model = build_model(cfg).eval()
-        InstSegCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        checkpointer = InstSegCheckpointer(self.model)
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+        checkpointer.require_complete()
         self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else None
         self._input_format = cfg.INPUT.FORMAT
         self._resize = T.ResizeShortestEdge(
@@ -52,7 +56,8 @@ class Predictor:
             :func:`sparseinst_d2.postprocess.postprocess_image`.
 
         Raises:
-            DataError: the file cannot be read, or the array has another shape or is empty.
+            DataError: the file cannot be read, or the array has another shape, is empty or far too
+                narrow.
         """
         if isinstance(image, str | Path):
             image = read_image({"file_name": str(image)}, "BGR")
@@ -61,6 +66,12 @@ class Predictor:
         height, width = image.shape[:2]
         if self._input_format == "RGB":
             image = image[:, :, ::-1]
-        resized = self._resize.get_transform(image).apply_image(image)
+        transform = self._resize.get_transform(image)
+        if 0 in (transform.new_h, transform.new_w):
+            raise DataError(
+                f"an image of {width} x {height} pixels is too narrow: resized by "
+                "INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST nothing is left of it"
+            )
+        resized = transform.apply_image(image)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), np.float32))
         return self.model([{"image": tensor, "height": height, "width": width}])[0]

@@ -26,8 +26,8 @@ def add_sparseinst_config(cfg: CN) -> None:
     # ---- encoder ---------------------------------------------------------------------------------
     node.ENCODER = CN()
     node.ENCODER.NAME = "InstanceContextEncoder"
-    # Norm after the encoder's convolutions ("" for none, as in the published models). "BN" helps
-    # much where the backbone starts from random weights.
+    # Norm after the encoder's convolutions (those of the pooled grids aside) ("" for none, as in
+    # the published models). "BN" helps much where the backbone starts from random weights.
     node.ENCODER.NORM = ""
     # Backbone features, finest first.
     node.ENCODER.IN_FEATURES = ["res3", "res4", "res5"]

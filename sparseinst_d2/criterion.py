@@ -34,6 +34,7 @@ a dict of weighted losses.
 """
 
 LOSS_ITEMS = ("labels", "masks")
+PREDICTIONS = ("pred_logits", "pred_masks", "pred_scores")
 
 
 def build_criterion(cfg: CfgNode) -> nn.Module:
@@ -44,7 +45,7 @@ def build_criterion(cfg: CfgNode) -> nn.Module:
 
 @SPARSE_INST_CRITERION_REGISTRY.register()
 class SparseInstCriterion(nn.Module):
-    """Matches predictions with the ground truth and sums up four weighted losses."""
+    """Matches predictions with the ground truth and computes four weighted losses."""
 
     @configurable
     def __init__(
@@ -68,11 +69,9 @@ class SparseInstCriterion(nn.Module):
             focal_gamma: how strongly easy examples are discounted; 0 is plain cross entropy.
         """
         super().__init__()
-        unknown = set(items) - set(LOSS_ITEMS)
-        if unknown:
+        if not items or set(items) - set(LOSS_ITEMS):
             raise ConfigError(
-                f"unknown loss items {sorted(unknown)} (MODEL.SPARSE_INST.LOSS.ITEMS); "
-                f"known are {LOSS_ITEMS}"
+                f"MODEL.SPARSE_INST.LOSS.ITEMS is {tuple(items)}; give one or both of {LOSS_ITEMS}"
             )
         self.matcher = matcher
         self.items = tuple(items)
@@ -116,7 +115,7 @@ class SparseInstCriterion(nn.Module):
             (those that ``items`` ask for). Without any instance the last three are zero.
         """
         # Under autocast the heads give half precision, which the sums over pixels overflow.
-        outputs = {name: value.float() for name, value in outputs.items()}
+        outputs = {name: outputs[name].float() for name in PREDICTIONS}
         with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
             size = outputs["pred_masks"].shape[-2:]
             gt_masks = [mask_targets(gt.gt_masks, padded_size, size) for gt in gt_instances]
@@ -132,6 +131,10 @@ class SparseInstCriterion(nn.Module):
                 losses["loss_ce"] = self._class_loss(outputs, gt_classes, matches, num_instances)
             if "masks" in self.items:
                 losses |= self._mask_losses(outputs, gt_masks, matches, num_instances)
+        if set(self.items) != set(LOSS_ITEMS):
+            # Heads without a loss stay in the graph, which DistributedDataParallel needs.
+            unused = sum(value.sum() for value in outputs.values()) * 0
+            losses = {name: value + unused for name, value in losses.items()}
         return losses
 
     def _class_loss(

@@ -1,7 +1,6 @@
 """From a Detectron2 data set dict to SparseInst's input, with the authors' two-branch crop."""
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.registry import Registry
 
 from instseg_d2.data.checks import read_image
+from instseg_d2.errors import DataError
 from instseg_d2.registry import look_up
 
 DATASET_MAPPER_REGISTRY: Registry = Registry("SPARSE_INST_DATASET_MAPPER")
@@ -31,14 +31,15 @@ CROP_PROBABILITY = 0.5
 def build_mapper(cfg: CfgNode, is_train: bool) -> "SparseInstDatasetMapper":
     """The mapper that ``MODEL.SPARSE_INST.DATASET_MAPPER`` names."""
     name = cfg.MODEL.SPARSE_INST.DATASET_MAPPER
-    return look_up(DATASET_MAPPER_REGISTRY, name, "MODEL.SPARSE_INST.DATASET_MAPPER")(cfg, is_train)
+    key = "MODEL.SPARSE_INST.DATASET_MAPPER"
+    return look_up(DATASET_MAPPER_REGISTRY, name, key)(cfg, is_train)
 
 
 @DATASET_MAPPER_REGISTRY.register()
 class SparseInstDatasetMapper:
     """Reads and augments one image, and puts its masks into bitmasks.
 
-    Training draws one of two chains: flip and resize, or (with probability .5 when a crop is
+    Training draws one of two chains: resize and flip, or (with probability .5 when a crop is
     configured) flip, resize to a random short side, crop, and resize as usual.
     """
 
@@ -64,11 +65,6 @@ class SparseInstDatasetMapper:
             T.AugmentationList(list(augmentations_with_crop)) if augmentations_with_crop else None
         )
         self.image_format = image_format
-        kind = "training" if is_train else "inference"
-        logging.getLogger(__name__).info(
-            f"Augmentations in {kind}: {self.augmentations}"
-            + (f", or {self.augmentations_with_crop}" if self.augmentations_with_crop else "")
-        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -100,12 +96,20 @@ class SparseInstDatasetMapper:
             ``annotations``, crowds and instances without a pixel left out.
 
         Raises:
-            DataError: the image cannot be read or its size is not what the annotation says.
+            DataError: the image cannot be read, is too narrow to be resized, or its size is not
+                what the annotation says.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = read_image(dataset_dict, self.image_format)
         inputs = T.AugInput(image)
-        transforms = self._draw_augmentations()(inputs)
+        try:
+            transforms = self._draw_augmentations()(inputs)
+        except (AssertionError, ValueError) as error:  # resizing or cropping leaves nothing
+            height, width = image.shape[:2]
+            raise DataError(
+                f"image {dataset_dict['file_name']} (image id {dataset_dict.get('image_id')}) of "
+                f"{width} x {height} pixels cannot be resized or cropped as INPUT asks: {error}"
+            ) from error
         image = inputs.image
         dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         annotations = dataset_dict.pop("annotations", [])

@@ -90,7 +90,8 @@ class InstanceContextEncoder(nn.Module):
             in_channels: channels of the backbone features, finest level first.
             in_features: their names in the backbone's output.
             channels: C, of every level here and of the output; a multiple of 4.
-            norm: Detectron2 name of the norm after each convolution, "" for none.
+            norm: Detectron2 name of the norm after each convolution but those of the pooled grids,
+                "" for none.
         """
         super().__init__()
         if len(in_channels) != len(in_features):
@@ -119,6 +120,12 @@ class InstanceContextEncoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         node = cfg.MODEL.SPARSE_INST.ENCODER
+        absent = [name for name in node.IN_FEATURES if name not in input_shape]
+        if absent:
+            raise ConfigError(
+                f"MODEL.SPARSE_INST.ENCODER.IN_FEATURES names {', '.join(absent)}, but the "
+                f"backbone gives {', '.join(input_shape)} (MODEL.RESNETS.OUT_FEATURES for a ResNet)"
+            )
         return {
             "in_channels": [input_shape[name].channels for name in node.IN_FEATURES],
             "in_features": node.IN_FEATURES,

@@ -89,8 +89,8 @@ class SparseInstMatcher(nn.Module):
             dice = pairwise_dice(probs, gt_masks.float().flatten(1))
             class_probs = pred_logits.float()[:, gt_classes].sigmoid()
             score = dice**self.alpha * class_probs**self.beta
-        # A non-finite prediction must not stop here: its loss is non-finite too, which the training
-        # loop reports (or, with AMP, the loss scaler skips). scipy refuses such numbers.
+        # A non-finite prediction must not stop here with scipy's message: its loss is non-finite
+        # too, which the training loop reports with the iteration and every loss.
         score = torch.nan_to_num(score, nan=0.0, posinf=0.0, neginf=0.0)
         pred_index, gt_index = linear_sum_assignment(score.cpu().numpy(), maximize=True)
         return torch.as_tensor(pred_index), torch.as_tensor(gt_index)

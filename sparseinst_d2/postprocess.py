@@ -1,4 +1,4 @@
-"""From network outputs to ``Instances``: the one path of predictor, evaluator and export.
+"""From network outputs to ``Instances``: the one path of training's evaluation and of prediction.
 
 Shape shorthand: B images, N predictions, K classes, (h, w) the size of the predicted masks; n of
 the N predictions survive. Logits become scores here and nowhere else.
@@ -66,7 +66,7 @@ def postprocess_image(
     output_size: tuple[int, int],
     options: PostprocessOptions,
 ) -> Instances:
-    """The instances of one image (design of the authors' inference, in the order of prediction).
+    """The instances of one image, in ascending order of prediction index.
 
     Args:
         pred_logits: (N, K) class logits.

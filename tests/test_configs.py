@@ -2,7 +2,7 @@
 
 import pytest
 
-from instseg_d2.engine import register_embedded_data
+from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.families import config_value, family_of
 from instseg_d2.model_zoo import config_names, get_config
 from instseg_d2.modeling import build_model

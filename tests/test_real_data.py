@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.env import seed_all_rng
 
 from instseg_d2.config import load_config
 from instseg_d2.engine import Trainer
@@ -51,13 +52,19 @@ def test_published_config_trains_and_evaluates(
 
 
 def few_large_objects(annotation_file: Path, count: int) -> dict:
-    """The first images whose one to four objects all cover 4 % of them, none being a crowd."""
+    """The first images of 640 x 480 whose one to four objects all cover 4 % of them, no crowds.
+
+    One size, because images of several sizes are padded in training and not in evaluation: what is
+    learned by heart holds for the padded images only.
+    """
     data = json.loads(annotation_file.read_text())
     by_image = defaultdict(list)
     for annotation in data["annotations"]:
         by_image[annotation["image_id"]].append(annotation)
 
     def suits(image: dict) -> bool:
+        if (image["width"], image["height"]) != (640, 480):
+            return False
         annotations = by_image[image["id"]]
         smallest = 0.04 * image["width"] * image["height"]
         return 1 <= len(annotations) <= 4 and all(
@@ -98,14 +105,14 @@ def train_by_heart(name: str, output: Path) -> dict:
         "INPUT.MAX_SIZE_TEST": 400,
         "INPUT.RANDOM_FLIP": "none",
         "SOLVER.IMS_PER_BATCH": 8,
-        "SOLVER.MAX_ITER": 250,
+        "SOLVER.MAX_ITER": 200,
         "TEST.PRECISE_BN.NUM_ITER": 10,
         "OUTPUT_DIR": output,
-        "SEED": 1,
     }
     flat = [str(part) for pair in overrides.items() for part in pair]
     cfg = load_config("quickstart/sparseinst_shapes", flat)
     cfg.freeze()
+    seed_all_rng(1)
     trainer = Trainer(cfg)
     trainer.train()
     return trainer.test_results

@@ -4,12 +4,23 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
 CONFIG = "sparseinst/sparse_inst_r50_giam"
+
+
+# An all but untrained model finds nothing at the usual thresholds.
+FIND_SOMETHING = [
+    *("MODEL.SPARSE_INST.CLS_THRESHOLD", "0.0"),
+    *("MODEL.SPARSE_INST.MASK_THRESHOLD", "0.01"),
+]
+RESULTS = Path("inference") / "coco_instances_results.json"
 
 
 def train_net(repo: Path, cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +40,8 @@ def trained(
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The folder of a finished short run, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    done = train_net(repo, folder, "--config-file", CONFIG, *tiny_overrides, "OUTPUT_DIR", "out")
+    args = ["--config-file", CONFIG, *tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "out"]
+    done = train_net(repo, folder, *args)
     return folder, done
 
 
@@ -42,9 +54,8 @@ def test_training_writes_everything(
     assert (out / "model_final.pth").is_file()
     assert (out / "config.yaml").is_file()
     assert list(out.glob("events.out.tfevents.*"))
-    assert isinstance(
-        json.loads((out / "inference" / "coco_instances_results.json").read_text()), list
-    )
+    results = json.loads((out / RESULTS).read_text())
+    assert {"image_id", "category_id", "bbox", "score", "segmentation"} <= set(results[0])
     metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert {"loss_ce", "loss_mask", "loss_dice", "loss_objectness", "lr", "segm/AP"} <= set().union(
         *metrics
@@ -53,21 +64,7 @@ def test_training_writes_everything(
     assert "copypaste: Task: bbox" in done.stdout
 
 
-def test_resume_continues_after_the_last_iteration(
-    repo: Path,
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
-    tiny_overrides: list[str],
-) -> None:
-    folder, _ = trained
-    more = [*tiny_overrides, "OUTPUT_DIR", "out", "SOLVER.MAX_ITER", "6"]
-    done = train_net(repo, folder, "--config-file", CONFIG, "--resume", *more)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Starting training from iteration 4" in done.stdout
-    final = torch.load(folder / "out" / "model_final.pth", weights_only=True)
-    assert final["iteration"] == 5
-
-
-def test_eval_only_gives_the_numbers_of_the_training_run(
+def test_eval_only_gives_the_results_of_the_training_run(
     repo: Path,
     trained: tuple[Path, subprocess.CompletedProcess[str]],
     tiny_overrides: list[str],
@@ -75,15 +72,30 @@ def test_eval_only_gives_the_numbers_of_the_training_run(
 ) -> None:
     folder, _ = trained
     weights = str(folder / "out" / "model_final.pth")
-    results = []
-    for name in ("one", "two"):
-        done = train_net(
-            repo, tmp_path, "--config-file", CONFIG, "--eval-only",
-            *tiny_overrides, "OUTPUT_DIR", name, "MODEL.WEIGHTS", weights,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        results.append((tmp_path / name / "inference" / "coco_instances_results.json").read_text())
+    done = train_net(
+        repo, tmp_path, "--config-file", CONFIG, "--eval-only",
+        *tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "again", "MODEL.WEIGHTS", weights,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [
+        json.loads((out / RESULTS).read_text()) for out in (folder / "out", tmp_path / "again")
+    ]
+    assert len(results[0]) > 0
     assert results[0] == results[1]
+
+
+def test_resume_continues_after_the_last_iteration(
+    repo: Path,
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    tiny_overrides: list[str],
+) -> None:
+    folder, _ = trained
+    more = [*tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "out", "SOLVER.MAX_ITER", "6"]
+    done = train_net(repo, folder, "--config-file", CONFIG, "--resume", *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Starting training from iteration 4" in done.stdout
+    final = torch.load(folder / "out" / "model_final.pth", weights_only=True)
+    assert final["iteration"] == 5
 
 
 def test_config_by_path_with_a_base_of_its_own(
@@ -97,12 +109,28 @@ def test_config_by_path_with_a_base_of_its_own(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture
+def faulty_datasets() -> Iterator[None]:
+    """``absent_set`` has no annotation file, ``absent_kind`` no evaluator."""
+    register_coco_instances("absent_set", {}, "gone.json", "gone")
+    record = {"file_name": __file__, "image_id": 1, "height": 4, "width": 4, "annotations": []}
+    DatasetCatalog.register("absent_kind", lambda: [record])
+    yield
+    for name in ("absent_set", "absent_kind"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
 SLIPS = {
     "unknown key": (["SOLVER.BASE_LEARNING_RATE", "1"], "SOLVER.BASE_LR"),
     "wrong type": (["SOLVER.BASE_LR", "'fast'"], "SOLVER.BASE_LR"),
     "odd overrides": (["SOLVER.BASE_LR"], "pairs"),
     "unknown data set": (["DATASETS.TRAIN", "('shapes_trian',)"], "shapes_train"),
-    "missing annotations": (["DATASETS.TRAIN", "('coco_2017_train',)"], "DETECTRON2_DATASETS"),
+    "missing annotations": (["DATASETS.TRAIN", "('absent_set',)"], "gone.json does not exist"),
+    "mixed precision on the CPU": (["SOLVER.AMP.ENABLED", "True"], "MODEL.DEVICE is cpu"),
+    "backbone features": (["MODEL.RESNETS.OUT_FEATURES", "['res4']"], "IN_FEATURES names res3"),
+    "nothing to train on": (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+    "no evaluation": (["DATASETS.TEST", "('absent_kind',)"], "evaluator type"),
     "class count": (
         ["MODEL.SPARSE_INST.DECODER.NUM_CLASSES", "5"],
         "MODEL.SPARSE_INST.DECODER.NUM_CLASSES",
@@ -117,8 +145,12 @@ SLIPS = {
 
 
 @pytest.mark.parametrize("slip", SLIPS)
-def test_a_slip_ends_in_one_line(
-    tmp_path: Path, tiny_overrides: list[str], slip: str, monkeypatch: pytest.MonkeyPatch
+def test_a_slip_ends_in_a_message(
+    tmp_path: Path,
+    tiny_overrides: list[str],
+    slip: str,
+    monkeypatch: pytest.MonkeyPatch,
+    faulty_datasets: None,
 ) -> None:
     """In this process, because importing Detectron2 takes seconds."""
     if slip == "no CUDA" and torch.cuda.is_available():
@@ -131,6 +163,15 @@ def test_a_slip_ends_in_one_line(
     message = str(exit_info.value.code)
     assert message.startswith("error: ")
     assert hint in message
+
+
+def test_evaluating_untrained_weights_is_refused(
+    tmp_path: Path, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["--config-file", CONFIG, "--eval-only", *tiny_overrides, "OUTPUT_DIR", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *args])
+    with pytest.raises(SystemExit, match="untrained"):
+        importlib.import_module("train_net").main()
 
 
 def test_the_shell_sees_one_line_and_a_failure(repo: Path, tmp_path: Path) -> None:

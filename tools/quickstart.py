@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import default_argument_parser
 from tabulate import tabulate
 
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import read_image
-from instseg_d2.engine import Trainer, load_dataset, setup
-from instseg_d2.errors import UserError, user_message
+from instseg_d2.engine import Trainer, load_dataset, setup, training_dicts
+from instseg_d2.errors import ConfigError, UserError, user_message
 from instseg_d2.predictor import Predictor
 from instseg_d2.training_curves import plot_training_curves
 from instseg_d2.visualize import draw_instances, picture_grid, save_png
@@ -33,10 +32,11 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = default_argument_parser(epilog=__doc__)
-    parser.set_defaults(config_file=DEFAULT_CONFIG)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", default=DEFAULT_CONFIG, help="path or name of a config")
     parser.add_argument("--pictures", type=int, default=6, help="images in the picture grid")
     parser.add_argument("--min-score", type=float, default=0.4, help="lowest score that is drawn")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
     args = parser.parse_args()
     try:
         run(args)
@@ -44,37 +44,40 @@ def main() -> None:
         sys.exit(f"error: {user_message(error)}")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Train, evaluate, draw; returns Detectron2's results of the evaluation."""
-    output = Path(load_config(args.config_file, args.opts).OUTPUT_DIR)
+def run(args: argparse.Namespace) -> None:
+    """Train, evaluate, draw."""
+    cfg = load_config(args.config_file, args.opts)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise ConfigError(f"DATASETS.TEST must name one data set here, not {cfg.DATASETS.TEST}")
+    output = Path(cfg.OUTPUT_DIR)
     output.mkdir(parents=True, exist_ok=True)
-    # A new run starts a new curve; Detectron2 would append to the old one.
-    (output / "metrics.json").unlink(missing_ok=True)
+    grid, curves = output / "predictions.png", output / "training_curves.png"
 
     print(f"Training {args.config_file}; everything else that is said goes to {output}/console.txt")
     start = time.perf_counter()
-    with (
-        (output / "console.txt").open("w") as console,
-        contextlib.redirect_stdout(console),
-    ):
-        cfg = setup(args)
-        trainer = Trainer(cfg, progress_bar=True)
-        trainer.resume_or_load(resume=False)
-        trainer.train()
-        results = trainer.test_results
-    minutes = (time.perf_counter() - start) / 60
+    with (output / "console.txt").open("w") as console, contextlib.redirect_stdout(console):
+        cfg = setup(argparse.Namespace(**vars(args), num_gpus=1, eval_only=False))
+        results = train(cfg)
+        minutes = (time.perf_counter() - start) / 60
+        save_png(str(grid), draw_predictions(cfg, args.pictures, args.min_score))
+        plot_training_curves(str(output / "metrics.json"), str(curves))
 
-    dataset = cfg.DATASETS.TEST[0]
-    print(f"\nOn the held-out images of {dataset}, after {minutes:.1f} minutes:")
+    print(f"\nOn the held-out images of {cfg.DATASETS.TEST[0]}, after {minutes:.1f} minutes:")
     print(results_table(results))
-    grid = output / "predictions.png"
-    curves = output / "training_curves.png"
-    save_png(str(grid), draw_predictions(cfg, args.pictures, args.min_score))
-    plot_training_curves(str(output / "metrics.json"), str(curves))
     print(f"\nPictures (image, ground truth, prediction):  {grid}")
     print(f"Loss curves:                                 {curves}")
     print(f"Weights, config, logs, TensorBoard:          {output}")
-    return results
+
+
+def train(cfg: CfgNode) -> dict[str, Any]:
+    """Train from the start; returns Detectron2's results of the evaluation."""
+    training_dicts(cfg)  # a mistake in the data must not cost the curve of an earlier run
+    # A new run starts a new curve; Detectron2 would append to the old one.
+    (Path(cfg.OUTPUT_DIR) / "metrics.json").unlink(missing_ok=True)
+    trainer = Trainer(cfg, progress_bar=True)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return trainer.test_results
 
 
 def results_table(results: dict[str, Any]) -> str:
@@ -88,7 +91,10 @@ def results_table(results: dict[str, Any]) -> str:
 
 
 def draw_predictions(cfg: CfgNode, count: int, min_score: float) -> np.ndarray:
-    """A grid of the first test images that have instances: image, ground truth, prediction."""
+    """A grid of the first test images: image, ground truth, prediction.
+
+    Images without instances are passed over, unless there are no others.
+    """
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)
     final = cfg.clone()
@@ -96,14 +102,15 @@ def draw_predictions(cfg: CfgNode, count: int, min_score: float) -> np.ndarray:
     final.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
     predictor = Predictor(final)
     rows = []
-    records = [r for r in load_dataset(cfg, name, for_training=False) if r["annotations"]]
-    for record in records[:count]:
+    records = load_dataset(cfg, name, for_training=False)
+    records = [record for record in records if record.get("annotations")] or records
+    for record in records[: max(count, 1)]:
         image = read_image(record, "RGB")
         prediction = predictor(image[:, :, ::-1])["instances"].to("cpu")
         rows.append(
             (
                 image,
-                draw_instances(image, record["annotations"], metadata),
+                draw_instances(image, record.get("annotations", []), metadata),
                 draw_instances(image, prediction, metadata, min_score=min_score),
             )
         )

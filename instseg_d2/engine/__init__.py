@@ -1,6 +1,6 @@
 """Training and evaluation: Detectron2's loop with our data checks, optimisers and checkpoints."""
 
-from .setup import register_embedded_data, setup
-from .trainer import Trainer, check_test_datasets, load_dataset
+from .setup import setup
+from .trainer import Trainer, check_test_datasets, load_dataset, training_dicts
 
-__all__ = ["Trainer", "check_test_datasets", "load_dataset", "register_embedded_data", "setup"]
+__all__ = ["Trainer", "check_test_datasets", "load_dataset", "setup", "training_dicts"]

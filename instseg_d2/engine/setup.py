@@ -8,8 +8,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
-from ..data.shapes import ShapesSpec
-from ..data.shapes_dataset import register_shapes
+from ..data.embedded import register_embedded_data
 from ..families import FAMILY_PACKAGES
 from ..model_zoo import find_config_file
 from ..modeling import check_device
@@ -33,25 +32,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     register_embedded_data(cfg)
     cfg.freeze()
     if args.config_file:  # Detectron2 logs the file; ours may have been given by name
-        args.config_file = str(find_config_file(args.config_file))
+        path = str(find_config_file(args.config_file))
+        args = argparse.Namespace(**{**vars(args), "config_file": path})
     for name in ("instseg_d2", *FAMILY_PACKAGES):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     default_setup(cfg, args)
     return cfg
-
-
-def register_embedded_data(cfg: CfgNode) -> None:
-    """Register ``shapes_train`` and ``shapes_val`` as ``DATASETS.SHAPES`` describes them.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-    node = cfg.DATASETS.SHAPES
-    register_shapes(
-        ShapesSpec(
-            num_train=node.NUM_TRAIN,
-            num_val=node.NUM_VAL,
-            image_size=node.IMAGE_SIZE,
-            seed=node.SEED,
-        )
-    )

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
 )
@@ -18,14 +17,15 @@ from detectron2.data.build import (
 from detectron2.data.catalog import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import InstSegCheckpointer
 from ..data.checks import load_checked_dataset
 from ..errors import DataError
-from ..evaluation import build_evaluator
+from ..evaluation import build_evaluator, check_evaluator
 from ..families import config_value, family_of
-from ..modeling import build_model
+from ..modeling import build_model, check_training
 from ..solver import build_optimizer
 from .progress import ProgressBar
 
@@ -40,9 +40,10 @@ class Trainer(DefaultTrainer):
             progress_bar: show one on stderr.
 
         Raises:
-            UserError: of the config, the data or the weights; its message says what to do.
+            UserError: of the config or the data; its message says what to do.
         """
         self._progress_bar = progress_bar
+        check_training(cfg, comm.get_world_size())
         check_test_datasets(cfg)
         super().__init__(cfg)
 
@@ -67,18 +68,26 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        if family_of(cfg) is None:  # Detectron2's own models keep its recipe
+            return super().build_optimizer(cfg, model)
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        family = family_of(cfg)
+        if family is None:
+            return super().build_train_loader(cfg)
         return build_detection_train_loader(
-            cfg, dataset=training_dicts(cfg), mapper=_build_mapper(cfg, is_train=True)
+            cfg, dataset=training_dicts(cfg), mapper=family.build_mapper(cfg, True)
         )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        family = family_of(cfg)
+        if family is None:
+            return super().build_test_loader(cfg, dataset_name)
         return build_detection_test_loader(
-            cfg, dataset_name, mapper=_build_mapper(cfg, is_train=False)
+            cfg, dataset_name, mapper=family.build_mapper(cfg, False)
         )
 
     @classmethod
@@ -92,10 +101,17 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     if not cfg.DATASETS.TRAIN:
         raise DataError("DATASETS.TRAIN is empty; name a data set to train on")
     dicts = [
-        dataset_dict
+        {"annotations": [], **dataset_dict}
         for name in cfg.DATASETS.TRAIN
         for dataset_dict in load_dataset(cfg, name, for_training=True)
     ]
+    class_names = [MetadataCatalog.get(name).get("thing_classes") for name in cfg.DATASETS.TRAIN]
+    for name, names in zip(cfg.DATASETS.TRAIN, class_names, strict=True):
+        if names != class_names[0]:
+            raise DataError(
+                f"{cfg.DATASETS.TRAIN[0]!r} and {name!r} have different classes, or another order "
+                "of them; they cannot be trained on together"
+            )
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if not dicts:
@@ -103,16 +119,16 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an instance to learn from "
             "(crowds do not count)"
         )
-    class_names = getattr(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), "thing_classes", None)
-    if class_names:
-        print_instances_class_histogram(dicts, class_names)
+    if class_names[0]:
+        print_instances_class_histogram(dicts, class_names[0])
     return dicts
 
 
 def check_test_datasets(cfg: CfgNode) -> None:
-    """Raise ``DataError`` if one of ``DATASETS.TEST`` cannot be evaluated on."""
+    """Raise ``UserError`` if one of ``DATASETS.TEST`` cannot be evaluated on."""
     for name in cfg.DATASETS.TEST:
         load_dataset(cfg, name, for_training=False)
+        check_evaluator(name)
 
 
 def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[str, Any]]:
@@ -131,8 +147,3 @@ def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[st
         max_instances=config_value(cfg, instances_key) if instances_key else None,
         for_training=for_training,
     )
-
-
-def _build_mapper(cfg: CfgNode, *, is_train: bool) -> Any:
-    family = family_of(cfg)
-    return family.build_mapper(cfg, is_train) if family else DatasetMapper(cfg, is_train)

@@ -8,7 +8,6 @@ from detectron2.config import CfgNode
 from detectron2.utils.visualizer import Visualizer
 
 from instseg_d2.config import load_config
-from instseg_d2.engine import register_embedded_data
 from instseg_d2.errors import DataError, WeightsError
 from instseg_d2.modeling import build_model
 from instseg_d2.predictor import Predictor
@@ -17,7 +16,6 @@ from instseg_d2.predictor import Predictor
 @pytest.fixture(scope="module")
 def cfg(tiny_overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> CfgNode:
     cfg = load_config("sparseinst/sparse_inst_r50_giam", tiny_overrides)
-    register_embedded_data(cfg)
     cfg.MODEL.WEIGHTS = str(tmp_path_factory.mktemp("weights") / "model.pth")
     torch.manual_seed(0)
     model = build_model(cfg)
@@ -67,6 +65,7 @@ def test_detectron2_draws_the_result_also_when_empty(
     assert (len(instances) == 0) == (score_threshold == 1.0)
     drawn = Visualizer(picture, predictor.metadata).draw_instance_predictions(instances)
     assert drawn.get_image().shape == (50, 70, 3)
+    assert "triangle" in predictor.metadata.thing_classes
 
 
 @pytest.mark.parametrize("shape", [(0, 70, 3), (50, 0, 3), (50, 70), (50, 70, 4)])
@@ -80,8 +79,24 @@ def test_a_missing_file_is_named(cfg: CfgNode) -> None:
         Predictor(cfg)("nowhere.jpg")
 
 
-def test_without_weights_there_is_nothing_to_predict_with(cfg: CfgNode) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.WEIGHTS", "nowhere.pth", r"nowhere\.pth"),
+        ("MODEL.WEIGHTS", "", "untrained"),
+        ("MODEL.SPARSE_INST.DECODER.NAME", "BaseIAMDecoder", "another shape"),
+        ("MODEL.SPARSE_INST.DECODER.NUM_CLASSES", 7, r"cls_score\.weight"),
+    ],
+)
+def test_a_model_that_is_not_wholly_loaded_is_refused(
+    cfg: CfgNode, key: str, value: object, message: str
+) -> None:
     changed = cfg.clone()
-    changed.MODEL.WEIGHTS = "nowhere.pth"
-    with pytest.raises(WeightsError, match=r"nowhere\.pth"):
+    changed.merge_from_list([key, value])
+    with pytest.raises(WeightsError, match=message):
         Predictor(changed)
+
+
+def test_an_image_too_narrow_for_the_input_size_is_named(cfg: CfgNode) -> None:
+    with pytest.raises(DataError, match="2000 x 1"):
+        Predictor(cfg)(np.zeros((1, 2000, 3), np.uint8))

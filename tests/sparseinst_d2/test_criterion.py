@@ -74,10 +74,38 @@ def test_perfect_predictions_cost_almost_nothing() -> None:
 
 
 def test_items_choose_the_losses() -> None:
-    gt = [ground_truth(1), ground_truth(1)]
-    assert set(criterion(items=("labels",))(outputs(), gt, PADDED)) == {"loss_ce"}
-    with pytest.raises(ValueError, match="boxes"):
-        criterion(items=("boxes",))
+    predictions, gt = outputs(), [ground_truth(1), ground_truth(1)]
+    losses = criterion(items=("labels",))(predictions, gt, PADDED)
+    assert set(losses) == {"loss_ce"}
+    losses["loss_ce"].backward()
+    # Without a gradient, even of zero, DistributedDataParallel would wait for ever.
+    assert (predictions["pred_masks"].grad == 0).all()
+
+
+@pytest.mark.parametrize("items", [("boxes",), ()])
+def test_unknown_or_no_items_are_refused(items: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"LOSS\.ITEMS"):
+        criterion(items=items)
+
+
+def test_the_number_of_instances_is_the_mean_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a second process had 5 instances where this one has 1: both divide by 3."""
+    predictions, gt = outputs(), [ground_truth(1), ground_truth(0)]
+    alone = criterion()(predictions, gt, PADDED)
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda total: total.add_(5))
+    together = criterion()(predictions, gt, PADDED)
+    for name in ("loss_ce", "loss_dice"):
+        torch.testing.assert_close(together[name], alone[name] / 3)
+    torch.testing.assert_close(together["loss_mask"], alone["loss_mask"])
+
+
+def test_focal_gamma_zero_is_cross_entropy() -> None:
+    predictions, gt = outputs(), [ground_truth(0), ground_truth(0)]
+    loss = criterion(focal_alpha=0.5, focal_gamma=0.0, class_weight=2.0)(predictions, gt, PADDED)
+    logits = predictions["pred_logits"]
+    expected = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits), reduction="sum")
+    torch.testing.assert_close(loss["loss_ce"], expected)
 
 
 def test_half_precision_outputs_give_float32_losses() -> None:

@@ -88,7 +88,6 @@ def test_crowds_are_left_out_and_images_may_be_empty(tmp_path: Path) -> None:
 
 
 def test_crop_is_one_of_two_branches(records: list[dict]) -> None:
-    """Crops of 20 to 30 pixels of an image of 400 and more leave few instances whole."""
     cropping = mapper(
         "INPUT.CROP.ENABLED", "True",
         "INPUT.CROP.TYPE", "absolute_range", "INPUT.CROP.SIZE", "[384, 384]",
@@ -103,13 +102,14 @@ def test_crop_is_one_of_two_branches(records: list[dict]) -> None:
 
 def test_instances_cropped_away_are_dropped(records: list[dict]) -> None:
     cropping = mapper("INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[0.2, 0.2]")
-    counts = []
+    counts, originals = [], []
     for record in records[:20]:
         instances = cropping(record)["instances"]
         assert instances.gt_masks.nonempty().all()
         assert len(instances) == len(instances.gt_classes) == len(instances.gt_boxes)
         counts.append(len(instances))
-    assert sum(counts) > 0
+        originals.append(sum(not a["iscrowd"] for a in record["annotations"]))
+    assert 0 < sum(counts) < sum(originals)
 
 
 def test_inference_keeps_no_annotations(records: list[dict]) -> None:
@@ -117,6 +117,14 @@ def test_inference_keeps_no_annotations(records: list[dict]) -> None:
     assert "instances" not in output
     assert "annotations" not in output
     assert min(output["image"].shape[1:]) == 640
+
+
+def test_an_image_too_narrow_to_be_resized_is_named(tmp_path: Path) -> None:
+    record = one_record(tmp_path, [])
+    cv2.imwrite(record["file_name"], np.zeros((1, 3000, 3), np.uint8))
+    record |= {"height": 1, "width": 3000}
+    with pytest.raises(DataError, match=r"image\.png.*image id 1.*3000 x 1"):
+        mapper()(record)
 
 
 def test_unreadable_image_names_file_and_id(tmp_path: Path) -> None:

@@ -70,10 +70,13 @@ def test_losses_go_down(tiny_overrides: list[str]) -> None:
 @pytest.mark.parametrize("size", [(60, 90), (64, 64), (33, 31), (1, 1), (200, 20)])
 def test_inference_at_any_size(tiny_overrides: list[str], size: tuple[int, int]) -> None:
     model = tiny_model(tiny_overrides).eval()
+    # Untrained masks are flat; these have pixels on both sides of the threshold.
+    torch.nn.init.normal_(model.decoder.inst_branch.mask_kernel.bias)
     image = torch.randint(256, (3, *size), dtype=torch.uint8)
     with torch.no_grad():
         (result,) = model([{"image": image, "height": 77, "width": 55}])
     instances = result["instances"]
+    assert len(instances) > 0
     assert instances.image_size == (77, 55)
     assert instances.pred_masks.shape == (len(instances), 77, 55)
     assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes", "pred_masks"}
@@ -88,7 +91,7 @@ def test_channels_last_changes_nothing_but_rounding(tiny_overrides: list[str]) -
     expected = plain.decoder(plain.encoder(plain.backbone(image)))
     actual = other.decoder(other.encoder(other.backbone(image)))
     for name, value in expected.items():
-        torch.testing.assert_close(actual[name], value)
+        torch.testing.assert_close(actual[name], value, rtol=1e-3, atol=1e-3)
 
 
 def test_output_size_defaults_to_the_image(tiny_overrides: list[str]) -> None:

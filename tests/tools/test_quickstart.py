@@ -25,6 +25,8 @@ def test_demo_writes_what_it_says(repo: Path, tmp_path: Path, tiny_overrides: li
         assert picture is not None
         assert picture.std() > 0
     assert "training" in done.stderr  # the bar
+    assert "Error" not in done.stderr
+    assert "Traceback" not in done.stderr
     assert (tmp_path / "out" / "model_final.pth").is_file()
 
 

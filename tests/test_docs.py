@@ -1,0 +1,35 @@
+"""What README and docs point at is there, and nothing in them is left to fill in."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+PAGES = [REPO / "README.md", *(REPO / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_blanks(page: Path) -> None:
+    text = page.read_text()
+    assert not re.search(r"@[A-Z]+@", text)
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_configs_in_the_readme_exist() -> None:
+    text = (REPO / "README.md").read_text()
+    names = re.findall(r"`((?:sparseinst|quickstart)/\w+)`", text)
+    assert len(names) >= 6
+    for name in names:
+        assert (REPO / "configs" / f"{name}.yaml").is_file(), name
+
+
+def test_the_python_example_names_what_exists() -> None:
+    example = re.search(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+    assert example is not None
+    lines = example.group(1).strip().splitlines()
+    assert len(lines) == 5
+    imports = [line for line in lines if line.startswith("from ")]
+    exec("\n".join(imports), {})  # the rest needs trained weights: tests of the predictor
