@@ -1,4 +1,4 @@
-"""Packaging of instseg-d2: three packages and the configs. Imports nothing but setuptools."""
+"""Packaging of instseg-d2: the packages and the configs. Imports nothing but setuptools."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ CONFIGS = "instseg_d2.configs"
 setup(
     name="instseg-d2",
     version=read_version(),
-    description="SparseInst and DeepMask/SharpMask on Detectron2: train, evaluate, run, export",
+    description="SparseInst instance segmentation on Detectron2 and current PyTorch",
     long_description=read_long_description(),
     long_description_content_type="text/markdown",
     author="The instseg-d2 authors",

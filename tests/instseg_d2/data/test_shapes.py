@@ -94,7 +94,7 @@ def test_every_class_and_kind_of_image_occurs(pictures: list[Rendered]) -> None:
     everything = [i for row in objects for i in row]
     counts = np.bincount([i.category for i in everything], minlength=len(CLASS_NAMES))
     assert counts.min() > 0.1 * counts.sum()
-    assert 3.0 < np.mean([len(row) for row in objects]) < 4.0
+    assert 2.2 < np.mean([len(row) for row in objects]) < 2.8
     assert max(len(row) for row in objects) <= 6
     assert 1 <= sum(not instances for _, instances in pictures) <= 15
     sides = np.array([long_side(i) for i in everything])
