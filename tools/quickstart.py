@@ -8,6 +8,7 @@ whose data is there works, too: ``--config-file NAME KEY VALUE ...``.
 
 import argparse
 import contextlib
+import math
 import sys
 import time
 from pathlib import Path
@@ -81,9 +82,13 @@ def train(cfg: CfgNode) -> dict[str, Any]:
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """Average precisions in percent, a row for masks and one for boxes."""
+    """Average precisions in percent, a row for masks and one for boxes; "-" where data has none."""
+
+    def shown(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
     rows = [
-        [name, *(results[task].get(metric, float("nan")) for metric in METRICS)]
+        [name, *(shown(results[task].get(metric, math.nan)) for metric in METRICS)]
         for task, name in (("segm", "masks"), ("bbox", "boxes"))
         if task in results
     ]
