@@ -1,0 +1,80 @@
+"""Two real processes on the CPU (gloo), one of them with nothing but empty images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.structures import BitMasks, Instances
+from torch import distributed
+from torch.multiprocessing import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from instseg_d2.config import load_config
+from instseg_d2.modeling import build_model
+
+COUNTS = (2, 0)
+STEPS = 2  # the second fails if a parameter got no gradient in the first
+
+
+def inputs_of(rank: int) -> list[dict]:
+    generator = torch.Generator().manual_seed(rank)
+    instances = Instances((64, 96))
+    instances.gt_classes = torch.randint(6, (COUNTS[rank],), generator=generator)
+    instances.gt_masks = BitMasks(torch.rand(COUNTS[rank], 64, 96, generator=generator) > 0.5)
+    image = torch.randint(256, (3, 64, 96), generator=generator)
+    return [{"image": image, "instances": instances}]
+
+
+def seeded_model(overrides: list[str]) -> torch.nn.Module:
+    torch.manual_seed(0)
+    cfg = load_config("sparseinst/sparse_inst_r50_giam_soft", overrides)
+    return build_model(cfg).train()
+
+
+def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def worker(rank: int, folder: str, overrides: list[str]) -> None:
+    """What one process does: two steps, then it saves its losses and parameters."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(COUNTS)
+    )
+    model = DistributedDataParallel(seeded_model(overrides))
+    optimizer = torch.optim.SGD(trainable(model), 1e-3)
+    for _ in range(STEPS):
+        losses = model(inputs_of(rank))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    losses = {name: value.detach() for name, value in losses.items()}
+    torch.save((losses, model.module.state_dict()), f"{folder}/{rank}.pth")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path, tiny_overrides: list[str]) -> None:
+    spawn(worker, (str(tmp_path), tiny_overrides), nprocs=len(COUNTS))
+    results = [torch.load(tmp_path / f"{rank}.pth") for rank in range(len(COUNTS))]
+
+    # One process computes the same gradient as the mean over ranks: the sum of both ranks' losses,
+    # each normalised by the mean number of instances, halved.
+    model = seeded_model(tiny_overrides)
+    optimizer = torch.optim.SGD(trainable(model), 1e-3)
+    last_losses: dict[int, dict[str, torch.Tensor]] = {}
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        for rank, count in enumerate(COUNTS):
+            losses = model(inputs_of(rank))
+            mean = max(sum(COUNTS) / len(COUNTS), 1)
+            for name in ("loss_ce", "loss_dice"):  # normalised by the instances
+                losses[name] = losses[name] * max(count, 1) / mean
+            (sum(losses.values()) / len(COUNTS)).backward()
+            last_losses[rank] = {name: value.detach() for name, value in losses.items()}
+        optimizer.step()
+    for rank, (losses, state) in enumerate(results):
+        for name, value in last_losses[rank].items():
+            torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-6)
