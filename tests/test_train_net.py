@@ -165,6 +165,34 @@ def test_a_slip_ends_in_a_message(
     assert hint in message
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_unreadable_image_is_named_also_from_a_worker(
+    tmp_path: Path, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no image")
+    annotation = {
+        "bbox": [1, 1, 9, 9], "bbox_mode": 1, "category_id": 0,
+        "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]],
+    }  # fmt: skip
+    record = {
+        "file_name": str(broken), "image_id": 77, "height": 10, "width": 10,
+        "annotations": [annotation],
+    }  # fmt: skip
+    DatasetCatalog.register("broken_image", lambda: [record])
+    args = ["--config-file", CONFIG, *tiny_overrides, "OUTPUT_DIR", str(tmp_path)]
+    args += ["DATASETS.TRAIN", "('broken_image',)", "DATASETS.TEST", "()"]
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *args, "DATALOADER.NUM_WORKERS", workers])
+    try:
+        with pytest.raises(SystemExit) as exit_info:
+            importlib.import_module("train_net").main()
+    finally:
+        DatasetCatalog.remove("broken_image")
+    message = str(exit_info.value.code)
+    assert message.startswith(f"error: image {broken} (image id 77) cannot be read")
+    assert "Traceback" not in message
+
+
 def test_evaluating_untrained_weights_is_refused(
     tmp_path: Path, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
