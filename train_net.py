@@ -59,7 +59,8 @@ def main() -> None:
         cfg = load_config(args.config_file, args.opts)
         check_device(cfg, args.num_gpus)
         if not args.eval_only:
-            check_training(cfg, args.num_gpus * args.num_machines)
+            # Detectron2 takes --num-gpus 0 as one process, too.
+            check_training(cfg, max(args.num_gpus * args.num_machines, 1))
     except UserError as error:
         sys.exit(f"error: {user_message(error)}")
     try:

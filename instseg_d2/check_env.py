@@ -59,7 +59,7 @@ def inspect_package(name: str, module: str) -> Package:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(module)
-    except Exception as raised:
+    except Exception as raised:  # a damaged package raises anything; the others are still looked at
         first_line = str(raised).strip().split("\n")[0]
         error = f"{type(raised).__name__}: {first_line}"
     version = getattr(sys.modules.get(top), "__version__", None) if error is None else None

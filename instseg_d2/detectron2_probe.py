@@ -26,7 +26,7 @@ def look():
     print(json.dumps(found), flush=True)
     try:
         import detectron2
-    except Exception as error:
+    except Exception as error:  # a damaged package raises anything
         found["state"] = "broken" if is_its_own(error, folder) else "blocked"
         found["error"] = "%s: %s" % (type(error).__name__, error)
         return found

@@ -2,7 +2,7 @@
 
 Shape shorthand: B images, C channels in, N instances (``num_masks``), G activation maps per
 instance (``groups``; 1 in the base decoder), K classes, D kernel length, (h, w) the feature's size
-(stride 8), E = G * instance branch width, the length of an instance's feature vector.
+(stride 8).
 
 Outputs are logits (``pred_logits``, ``pred_scores``, ``pred_masks``); :mod:`.postprocess` turns
 them into scores.

@@ -193,6 +193,24 @@ def test_an_unreadable_image_is_named_also_from_a_worker(
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize(
+    ("gpus", "message"), [("0", "DATASETS.TRAIN is empty"), ("3", "MODEL.DEVICE cpu")]
+)
+def test_numbers_of_gpus_without_a_gpu(
+    tmp_path: Path,
+    tiny_overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: str,
+    message: str,
+) -> None:
+    """None is one process on the CPU, which comes as far as the data; three are refused before."""
+    args = ["--config-file", CONFIG, "--num-gpus", gpus, *tiny_overrides]
+    args += ["OUTPUT_DIR", str(tmp_path), "DATASETS.TRAIN", "()"]
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *args])
+    with pytest.raises(SystemExit, match=message):
+        importlib.import_module("train_net").main()
+
+
 def test_evaluating_untrained_weights_is_refused(
     tmp_path: Path, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ def _load(name: str) -> list[Record]:
         records = DatasetCatalog.get(name)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # whoever registered the data wrote that function
         raise _explain_failed_load(name, error) from error
     if not isinstance(records, list):
         raise DataError(

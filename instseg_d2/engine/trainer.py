@@ -59,7 +59,8 @@ class Trainer(DefaultTrainer):
 
     @property
     def test_results(self) -> dict[str, Any]:
-        """What the last evaluation gave, ``{task: {metric: value}}``; empty before the first."""
+        """What the last evaluation gave: ``{task: {metric: value}}``, or with several test sets one
+        such dict for each name; empty before the first evaluation."""
         return getattr(self, "_last_eval_results", {})
 
     @classmethod
