@@ -33,6 +33,9 @@ INSTALL_REQUIRES = [
     "scipy>=1.11",
     "opencv-python>=4.8",
     "tqdm>=4.62",
+    # The backbones beside Detectron2's.
+    "timm>=1.0.20",
+    "safetensors>=0.4",
     # fvcore crops polygons with it.
     "shapely>=2.0",
     # What Detectron2 requires. Its upper bound on iopath and its formatter (black) are left out:

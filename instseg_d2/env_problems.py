@@ -32,6 +32,8 @@ REQUIRED = {
     "cloudpickle": "cloudpickle",
     "tqdm": "tqdm",
     "shapely": "shapely",
+    "safetensors": "safetensors.torch",
+    "timm": "timm",
     "yacs": "yacs.config",
     "omegaconf": "omegaconf",
     "hydra-core": "hydra",
@@ -49,6 +51,8 @@ _NEEDS = {
     "matplotlib": {"numpy"},
     "pycocotools": {"numpy"},
     "shapely": {"numpy"},
+    "safetensors": {"torch"},
+    "timm": {"torch", "torchvision", "safetensors"},
     "detectron2": {"numpy", "torch", "opencv-python"},
 }
 

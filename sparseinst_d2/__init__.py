@@ -1,7 +1,9 @@
 """SparseInst: real-time, NMS-free instance segmentation (arXiv 2203.12827) on Detectron2."""
 
 from instseg_d2.families import ModelFamily
+from instseg_d2.layers.deform_conv import replace_detectron2_deform_conv
 
+from . import backbones
 from .config import add_sparseinst_config
 from .criterion import SparseInstCriterion
 from .dataset_mapper import SparseInstDatasetMapper, build_mapper
@@ -22,6 +24,9 @@ __all__ = [
     "SparseInstMatcher",
     "add_sparseinst_config",
 ]
+
+# The published models with deformable blocks in Detectron2's ResNet would not build otherwise.
+replace_detectron2_deform_conv()
 
 FAMILY = ModelFamily(
     meta_architectures=("SparseInst",),

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode as CN
 
 
 def add_sparseinst_config(cfg: CN) -> None:
-    """Add ``MODEL.SPARSE_INST`` to ``cfg``, in place.
+    """Add ``MODEL.SPARSE_INST``, ``MODEL.PVT`` and ``MODEL.CSPNET`` to ``cfg``, in place.
 
     The keys under ``SOLVER`` that the authors' YAMLs also use are shared by all model families and
     live in :func:`instseg_d2.config.add_shared_config`.
@@ -73,6 +73,23 @@ def add_sparseinst_config(cfg: CN) -> None:
     # ---- data ------------------------------------------------------------------------------------
     node.DATASET_MAPPER = "SparseInstDatasetMapper"
 
+    # ---- backbones (those of ResNet kind read MODEL.RESNETS) -------------------------------------
+    # build_pyramid_vision_transformer (PVTv2).
+    cfg.MODEL.PVT = CN()
+    # "b0" to "b5".
+    cfg.MODEL.PVT.NAME = "b1"
+    cfg.MODEL.PVT.OUT_FEATURES = ["p2", "p3", "p4"]
+    # Linear attention; exists for "b2" (published as b2_li).
+    cfg.MODEL.PVT.LINEAR = False
+
+    # build_cspnet_backbone.
+    cfg.MODEL.CSPNET = CN()
+    # "cspdarknet53" or "darknet53".
+    cfg.MODEL.CSPNET.NAME = "darknet53"
+    # "" or "BN", "FrozenBN", "SyncBN".
+    cfg.MODEL.CSPNET.NORM = ""
+    cfg.MODEL.CSPNET.OUT_FEATURES = ["csp2", "csp3", "csp4"]
+
     # ---- Beyond the authors' ---------------------------------------------------------------------
     # Instances whose final score (after the mask rescoring) is not above this are dropped. Zero
     # drops only the instances without a single mask pixel; raise it (0.3 to 0.5) to look at
@@ -85,3 +102,5 @@ def add_sparseinst_config(cfg: CN) -> None:
     # first.
     node.LOSS.FOCAL_ALPHA = 0.25
     node.LOSS.FOCAL_GAMMA = 2.0
+    # Stochastic depth of the last transformer block in training; grows linearly up to it.
+    cfg.MODEL.PVT.DROP_PATH_RATE = 0.1

@@ -16,7 +16,21 @@ from sparseinst_d2 import SparseInstCriterion, SparseInstMatcher
 from sparseinst_d2.criterion import mask_targets
 from sparseinst_d2.postprocess import PostprocessOptions, postprocess_image
 
-MODELS = ("r50_base", "r50_giam", "r50_giam_soft", "r101_giam")
+MODELS = (
+    "r50_base",
+    "r50_giam",
+    "r50_giam_soft",
+    "r50_dcn_giam",
+    "r101_giam",
+    "r101_dcn_giam",
+    "r50vd_base",
+    "r50vd_giam",
+    "r50vd_dcn_giam",
+    "cspdarknet53_giam",
+    "darknet53_giam",
+    "pvt_b1_giam",
+    "pvt_b2_li_giam",
+)
 
 
 @pytest.fixture(scope="module")
