@@ -13,7 +13,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from instseg_d2.checkpoint import InstSegCheckpointer
+from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
 from instseg_d2.config import load_config
 from instseg_d2.engine import Trainer, check_test_datasets, setup
 from instseg_d2.errors import ConfigError, UserError, user_message
@@ -26,7 +26,9 @@ def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
         raise ConfigError("DATASETS.TEST is empty; name a data set to evaluate on")
     check_test_datasets(cfg)
     model = Trainer.build_model(cfg)
-    checkpointer = InstSegCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer = InstSegCheckpointer(
+        model, save_dir=cfg.OUTPUT_DIR, options=LoadOptions.from_config(cfg)
+    )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     checkpointer.require_complete()
     results = Trainer.test(cfg, model)

@@ -1,199 +1,55 @@
 """Loading and saving weights so that nothing goes wrong in silence.
 
-Three parts: :mod:`instseg_d2.weights_file` reads a file; :func:`match_names` and
-:func:`make_report` say what of it fits the model; :class:`InstSegCheckpointer` decides what is an
-error, and saves.
+:mod:`instseg_d2.weights_file` reads a file; :mod:`instseg_d2.name_matching` and
+:mod:`instseg_d2.load_report` say what of it fits the model; :class:`InstSegCheckpointer` here
+decides what is an error, and saves.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
-from detectron2.utils.file_io import Detectron2Handler
-from tabulate import tabulate
+from detectron2.config import CfgNode
 from torch import nn
 
+from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import WeightsError
+from instseg_d2.load_report import LoadReport, make_report, require_backbone
+from instseg_d2.name_matching import match_names
 from instseg_d2.weights_file import Checkpoint, read_weights_file
-
-MIN_BACKBONE_SHARE = 0.9
-"""Of the backbone's tensors so many must be in the file. The slack is for layers that a variant
-adds to a backbone, such as the offsets of deformable convolutions."""
-
-MAX_EXAMPLES = 3
-"""Tensors of each kind that an error message shows."""
-
-Shape = tuple[int, ...]
-StateDict = dict[str, torch.Tensor]
+from instseg_d2.weights_hash import verify_hash_in_name
+from instseg_d2.weights_sources import advice_for_absent_file, advice_for_failed_download
+from instseg_d2.weights_values import check_values
 
 
 @dataclass(frozen=True)
-class LoadReport:
-    """What became of the tensors of a model and of a file.
+class LoadOptions:
+    """How strict loading is.
 
-    Tensors that a module fills in by itself (such as the running mean of a frozen normalisation,
-    which old files lack) are in none of the lists.
-
-    Args:
-        matched: names in the model that were loaded.
-        missing: names in the model that the file lacks.
-        unexpected: names in the file that the model lacks.
-        misshaped: (name in the model, shape in the file, shape in the model); not loaded.
+    Attributes:
+        trust_file: read a file also if that runs code that it brings along.
+        allow_partial: warn, in place of an error, of fewer than 90 % of the backbone's tensors.
+        verify_hash: check a file whose name ends in digits of its hash against them.
     """
 
-    matched: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    misshaped: list[tuple[str, Shape, Shape]]
+    trust_file: bool = False
+    allow_partial: bool = False
+    verify_hash: bool = True
 
-    def table(self) -> str:
-        """The counts, for people."""
-        rows = [
-            ("matched", len(self.matched), "loaded"),
-            ("missing", len(self.missing), "in the model only; keep their initial values"),
-            ("unexpected", len(self.unexpected), "in the file only; not used"),
-            ("mis-shaped", len(self.misshaped), "other shape in the file; keep initial values"),
-        ]
-        return tabulate(rows, headers=["tensors", "count", ""], tablefmt="simple")
-
-
-# ---------------------------------------------------------------------------------- matching
-
-
-def match_names(
-    file_state: StateDict, model_state: StateDict, *, heuristics: bool, caffe2: bool, backbone: str
-) -> StateDict:
-    """Rename the tensors of a file to the names in the model.
-
-    Args:
-        file_state: the weights in the file.
-        model_state: the model's ``state_dict()``.
-        heuristics: match names by their ends, as Detectron2 does for files that ask for it. Without
-            it names are taken as they are; only where none of them is in the model, they are taken
-            for the names within the backbone.
-        caffe2: the names are those of Caffe2.
-        backbone: name of the backbone within the model.
-
-    Returns:
-        The tensors under their new names. Those without a partner keep their old ones.
-
-    Raises:
-        WeightsError: with heuristics, one tensor of the file fits several in the model.
-    """
-    if heuristics:
-        try:
-            renamed: StateDict = align_and_update_state_dicts(
-                model_state, file_state, c2_conversion=caffe2
-            )
-        except ValueError as error:
-            raise WeightsError(
-                f"the names in the file are ambiguous for this model ({error}): the file is "
-                "probably for another kind of model"
-            ) from error
-        return renamed
-    if file_state and all(name.startswith("module.") for name in file_state):
-        file_state = {name[len("module.") :]: value for name, value in file_state.items()}
-    within_backbone = {f"{backbone}.{name}": value for name, value in file_state.items()}
-    if model_state.keys().isdisjoint(file_state) and not model_state.keys().isdisjoint(
-        within_backbone
-    ):
-        return within_backbone
-    return file_state
-
-
-def make_report(
-    file_shapes: Mapping[str, Shape],
-    model_shapes: Mapping[str, Shape],
-    missing: Iterable[str],
-    unexpected: Iterable[str],
-) -> LoadReport:
-    """Sort all names.
-
-    Args:
-        file_shapes: what the file has, under the names that :func:`match_names` gave.
-        model_shapes: what the model has.
-        missing: what loading found missing, mis-shaped tensors included or not.
-        unexpected: what loading found left over.
-    """
-    missing, unexpected = set(missing), set(unexpected)
-    misshaped = {
-        name: (name, shape, model_shapes[name])
-        for name, shape in file_shapes.items()
-        if name in model_shapes and shape != model_shapes[name]
-    }
-    # Heuristic matching leaves mis-shaped tensors under their old names, ends of the new ones.
-    for name in sorted(missing - misshaped.keys()):
-        parts = name.split(".")
-        ends = (".".join(parts[start:]) for start in range(1, len(parts)))
-        old = next((end for end in ends if end in unexpected), None)
-        if old is not None and file_shapes[old] != model_shapes[name]:
-            misshaped[name] = (name, file_shapes[old], model_shapes[name])
-            unexpected.remove(old)
-    return LoadReport(
-        matched=[name for name in model_shapes if name in file_shapes and name not in misshaped],
-        missing=[name for name in model_shapes if name in missing and name not in misshaped],
-        unexpected=[name for name in file_shapes if name in unexpected],
-        misshaped=list(misshaped.values()),
-    )
-
-
-def require_backbone(
-    report: LoadReport,
-    file_shapes: Mapping[str, Shape],
-    model_shapes: Mapping[str, Shape],
-    backbone: str,
-) -> None:
-    """Raise :class:`WeightsError` unless 90 % of the backbone's tensors were loaded.
-
-    Without a submodule of the name ``backbone``, anything that was loaded will do.
-    """
-    matched = report.matched
-    lost = [*report.missing, *(name for name, _, _ in report.misshaped)]
-    part, needed = "the model", 1.0
-    if any(name.startswith(f"{backbone}.") for name in model_shapes):
-        matched, lost = _within(backbone, matched), _within(backbone, lost)
-        part, needed = f"'{backbone}'", MIN_BACKBONE_SHARE * (len(matched) + len(lost))
-    if len(matched) >= needed:
-        return
-    misshaped = [entry for entry in report.misshaped if entry[0] in lost]
-    absent = [name for name in lost if name in report.missing]
-    lines = [
-        f"it does not fit this model: of the {len(matched) + len(lost)} tensors of {part}, "
-        f"{len(matched)} were found in it.",
-        f"  in the model only: {_examples(absent, model_shapes)}",
-        f"  in the file only:  {_examples(report.unexpected, file_shapes)}",
-        *(
-            f"  other shape:       {n} {ours} in the model, {theirs} in the file"
-            for n, theirs, ours in misshaped[:MAX_EXAMPLES]
-        ),
-        "Give weights of the same kind of model, or MODEL.WEIGHTS '' to train from scratch.",
-    ]
-    raise WeightsError("\n".join(lines))
-
-
-def _within(module: str, names: Iterable[str]) -> list[str]:
-    # Files from before PyTorch 0.4.1 have no batch counters; nothing depends on them.
-    return [
-        name
-        for name in names
-        if name.startswith(f"{module}.") and not name.endswith(".num_batches_tracked")
-    ]
-
-
-def _examples(names: list[str], shapes: Mapping[str, Shape]) -> str:
-    shown = [f"{name} {shapes[name]}" for name in names[:MAX_EXAMPLES]]
-    return ", ".join(shown + ["..."] * (len(names) > MAX_EXAMPLES)) or "none"
-
-
-# ------------------------------------------------------------------------------------ policy
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> LoadOptions:
+        """The options of ``MODEL.LOADING``."""
+        return cls(
+            trust_file=cfg.MODEL.LOADING.TRUST_FILE,
+            allow_partial=cfg.MODEL.LOADING.ALLOW_PARTIAL,
+            verify_hash=cfg.MODEL.LOADING.VERIFY_HASH,
+        )
 
 
 class InstSegCheckpointer(DetectionCheckpointer):
@@ -203,6 +59,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
         model: may be wrapped in ``DistributedDataParallel``.
         save_dir: local folder of the run, where checkpoints are saved and resumed from.
         backbone: name of the submodule without whose weights a file is of no use.
+        options: how strict :meth:`load` is.
         save_to_disk: False: :meth:`save` does nothing. Default: True in the main process.
         checkpointables: objects with ``state_dict`` and ``load_state_dict`` that are saved along.
 
@@ -216,11 +73,13 @@ class InstSegCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         backbone: str = "backbone",
+        options: LoadOptions = LoadOptions(),
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.backbone = backbone
+        self.options = options
         self.report: LoadReport | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> Checkpoint:
@@ -264,8 +123,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
                 "MODEL.WEIGHTS is empty, so the model is untrained: name a checkpoint, for example "
                 "MODEL.WEIGHTS output/model_final.pth."
             )
-        lost = [name for name in self.report.missing if not name.endswith("num_batches_tracked")]
-        lost += [name for name, *_ in self.report.misshaped]
+        lost = [*self.report.missing, *(name for name, *_ in self.report.misshaped)]
         if lost:
             raise WeightsError(
                 f"MODEL.WEIGHTS: {len(lost)} of the model's tensors are not in the file or have "
@@ -288,13 +146,13 @@ class InstSegCheckpointer(DetectionCheckpointer):
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        with _written_whole(path) as file:
+        with written_whole(path) as file:
             torch.save(data, file)
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file :meth:`resume_or_load` is to resume from."""
-        with _written_whole(self._last_checkpoint) as file:
+        with written_whole(self._last_checkpoint) as file:
             file.write(last_filename_basename.encode())
 
     @property
@@ -303,7 +161,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
 
     def _in_context(self, path: str, message: str) -> str:
         """Add who asked for the file, and its name unless the message has it."""
-        subject = "" if path in message else f" {path}"
+        subject = "" if message.startswith((path, f"fetching {path}")) else f" {path}"
         if self.save_dir and self.has_checkpoint() and path == self.get_checkpoint_file():
             return (
                 f"The checkpoint to resume from{subject}: {message}\n{self._last_checkpoint} names "
@@ -317,28 +175,29 @@ class InstSegCheckpointer(DetectionCheckpointer):
         try:
             local = self.path_manager.get_local_path(url)
         except Exception as error:  # from the network, the file system or Detectron2's catalogue
-            address = url.replace(
-                Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX, 1
-            )
+            address, advice = advice_for_failed_download(url)
             raise WeightsError(
-                f"fetching {address} failed ({type(error).__name__}: {error}). Without network, "
-                "fetch it elsewhere and give the path of the file."
+                f"fetching {address} failed ({type(error).__name__}: {error}). {advice}"
             ) from error
         if os.path.isfile(local):
             return
         if os.path.isdir(local):
             raise WeightsError("it is a folder, not a file.")
-        advice = "Correct the path, or give MODEL.WEIGHTS '' to train from scratch."
-        if "pretrained_models/" in path:
-            advice = (
-                "Put the backbone's weights there. For a plain ResNet you can give "
-                "detectron2://ImageNetPretrained/torchvision/R-50.pkl (or R-101.pkl) instead, or "
-                "MODEL.WEIGHTS '' to train from scratch."
-            )
+        advice = advice_for_absent_file(url, self._backbone_in_words())
         raise WeightsError(f"there is no such file. {advice}")
 
+    def _backbone_in_words(self) -> str:
+        module = getattr(self.model, self.backbone, None)
+        if not isinstance(module, nn.Module):
+            return f"absent (the model has no '{self.backbone}')"
+        tensors = list(module.state_dict().items())[:2]
+        examples = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors)
+        return f"a {type(module).__name__} with tensors such as {examples}"
+
     def _load_file(self, filename: str) -> Checkpoint:
-        checkpoint = read_weights_file(filename)
+        if self.options.verify_hash:
+            verify_hash_in_name(filename)
+        checkpoint = read_weights_file(filename, trust_file=self.options.trust_file)
         assert self._parsed_url_during_load is not None, "only to be called by load()"
         queries = parse_qs(self._parsed_url_during_load.query)
         if queries.pop("matching_heuristics", None) == ["True"]:
@@ -359,11 +218,23 @@ class InstSegCheckpointer(DetectionCheckpointer):
         checkpoint["model"] = file_state
         file_shapes = {name: tuple(value.shape) for name, value in file_state.items()}
         model_shapes = {name: tuple(value.shape) for name, value in model_state.items()}
+        check_values(file_state, model_state)
         incompatible = super()._load_model(checkpoint)
         self.report = make_report(
             file_shapes, model_shapes, incompatible.missing_keys, incompatible.unexpected_keys
         )
-        require_backbone(self.report, file_shapes, model_shapes, self.backbone)
+        incomplete = self.report.missing or self.report.misshaped
+        self.logger.log(
+            logging.WARNING if incomplete else logging.INFO,
+            "Loaded weights:\n%s",
+            self.report.table(),
+        )
+        try:
+            require_backbone(self.report, file_shapes, model_shapes, self.backbone)
+        except WeightsError as error:
+            if not self.options.allow_partial:
+                raise
+            self.logger.warning("Going on, as MODEL.LOADING.ALLOW_PARTIAL is set, though %s", error)
         return incompatible._replace(
             missing_keys=self.report.missing,
             unexpected_keys=self.report.unexpected,
@@ -371,9 +242,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
         )
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        assert self.report is not None
-        self.logger.info("Loaded weights:\n%s", self.report.table())
-        super()._log_incompatible_keys(incompatible)
+        """The report has told it all."""
 
     def _load_training_state(self, key: str, state: Any) -> None:
         self.logger.info("Loading %s ...", key)
@@ -385,19 +254,3 @@ class InstSegCheckpointer(DetectionCheckpointer):
                 f"{error}). Resuming needs the same model and solver as before. To start a new run "
                 "from its weights, give it as MODEL.WEIGHTS and a new OUTPUT_DIR."
             ) from error
-
-
-@contextmanager
-def _written_whole(path: str) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the name ``path`` only once it is complete."""
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name without content
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise

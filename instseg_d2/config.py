@@ -21,10 +21,26 @@ def add_shared_config(cfg: CN) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # The AMSGrad variant of AdamW.
     cfg.SOLVER.AMSGRAD = False
+    # The learning rate in each interval between SOLVER.STEPS, as a factor of BASE_LR, one more than
+    # there are steps: (1.0, 0.5, 0.1). Empty: GAMMA times less after each step.
+    cfg.SOLVER.STEP_FACTORS = ()
+    # What mixed precision (AMP.ENABLED) computes in: "float16", "bfloat16", or "auto", which is
+    # float16 on a GPU and bfloat16 on the CPU.
+    cfg.SOLVER.AMP.DTYPE = "auto"
 
     # Ours: keep the weights of convolutions in the layout that CPUs, and GPUs in half precision,
     # are fastest in. Results differ by rounding only.
     cfg.MODEL.CHANNELS_LAST = False
+
+    # How MODEL.WEIGHTS and checkpoints are read.
+    cfg.MODEL.LOADING = CN()
+    # Read a .pth, .pkl or .pyth file also if that runs code that the file brings along. Only for
+    # files whose origin you trust.
+    cfg.MODEL.LOADING.TRUST_FILE = False
+    # Warn, in place of an error, when fewer than 90 % of the backbone's tensors are in the file.
+    cfg.MODEL.LOADING.ALLOW_PARTIAL = False
+    # Check files whose names end in digits of their SHA-256 hash against them.
+    cfg.MODEL.LOADING.VERIFY_HASH = True
 
     # The embedded data sets shapes_train and shapes_val.
     cfg.DATASETS.SHAPES = CN()

@@ -5,18 +5,22 @@ at run time.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
 
 #: Importing one registers its modules with Detectron2; each has a constant ``FAMILY``.
 FAMILY_PACKAGES = ("sparseinst_d2",)
 
 #: One data set dict of Detectron2 -> the dict that the model reads.
 DatasetMapper = Callable[[dict[str, Any]], dict[str, Any]]
+
+#: (cfg, checked data set dicts) -> batches.
+LoaderBuilder = Callable[[CfgNode, list[dict[str, Any]]], Iterable[list[dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class ModelFamily:
         build_mapper: (cfg, is_train) -> the data set mapper.
         classes_key: config key of the number of classes; None for class-agnostic models.
         max_instances_key: config key of the most instances in one image; None for no limit.
+        build_train_loader: for families whose batches are not of whole images; None: Detectron2's
+            loader with the mapper.
+        build_test_loader: likewise.
+        build_evaluator: (cfg, data set's name) -> evaluator; None: the one that fits the data set.
     """
 
     meta_architectures: tuple[str, ...]
@@ -36,6 +44,9 @@ class ModelFamily:
     build_mapper: Callable[[CfgNode, bool], DatasetMapper]
     classes_key: str | None = None
     max_instances_key: str | None = None
+    build_train_loader: LoaderBuilder | None = None
+    build_test_loader: LoaderBuilder | None = None
+    build_evaluator: Callable[[CfgNode, str], DatasetEvaluator] | None = None
 
 
 @cache

@@ -10,6 +10,9 @@ from .errors import ConfigError, DeviceError
 from .families import model_families
 from .registry import look_up
 
+#: What ``SOLVER.AMP.DTYPE`` may name.
+AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
 
 def build_model(cfg: CfgNode) -> nn.Module:
     """The model that ``MODEL.META_ARCHITECTURE`` names, on ``MODEL.DEVICE``, weights not loaded.
@@ -32,16 +35,52 @@ def check_training(cfg: CfgNode, num_processes: int = 1) -> None:
     """See that the solver's settings fit the device and the number of processes.
 
     Raises:
-        ConfigError: mixed precision without a GPU, or a batch that the processes cannot share.
+        ConfigError: mixed precision in a type that is unknown or that the CPU cannot do, or a batch
+            that the processes cannot share.
+        DeviceError: mixed precision in a type that the GPU has no arithmetic for.
     """
-    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise ConfigError(
-            f"SOLVER.AMP.ENABLED True needs a GPU, but MODEL.DEVICE is {cfg.MODEL.DEVICE}"
-        )
+    dtype = amp_dtype(cfg)
+    if cfg.SOLVER.AMP.ENABLED:
+        _check_amp_device(dtype, cfg.MODEL.DEVICE)
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch % num_processes and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {batch}, which {num_processes} processes cannot share evenly"
+        )
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype:
+    """What ``SOLVER.AMP.DTYPE`` stands for on ``MODEL.DEVICE``: float16 or bfloat16.
+
+    Raises:
+        ConfigError: it is none of "auto", "float16" and "bfloat16".
+    """
+    name = cfg.SOLVER.AMP.DTYPE
+    if name == "auto":
+        name = "float16" if cfg.MODEL.DEVICE.startswith("cuda") else "bfloat16"
+    if name not in AMP_DTYPES:
+        raise ConfigError(
+            f"SOLVER.AMP.DTYPE is {name!r}; known are auto, {' and '.join(AMP_DTYPES)}"
+        )
+    return AMP_DTYPES[name]
+
+
+def _check_amp_device(dtype: torch.dtype, device: str) -> None:
+    if dtype == torch.float16 and device.startswith("cpu"):
+        raise ConfigError(
+            "SOLVER.AMP.DTYPE float16 needs a GPU, but MODEL.DEVICE is cpu; "
+            "give SOLVER.AMP.DTYPE bfloat16 (or auto)"
+        )
+    # Without emulation: it is slower than float32.
+    if (
+        dtype == torch.bfloat16
+        and device.startswith("cuda")
+        and torch.cuda.is_available()
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise DeviceError(
+            "SOLVER.AMP.DTYPE is bfloat16, which this GPU has no arithmetic for; "
+            "give SOLVER.AMP.DTYPE float16 (or auto)"
         )
 
 

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
-from .checkpoint import InstSegCheckpointer
+from .checkpoint import InstSegCheckpointer, LoadOptions
 from .data.checks import read_image
 from .data.embedded import register_embedded_data
 from .errors import DataError
@@ -36,7 +36,7 @@ class Predictor:
         """
         register_embedded_data(cfg)
         self.model = build_model(cfg).eval()
-        checkpointer = InstSegCheckpointer(self.model)
+        checkpointer = InstSegCheckpointer(self.model, options=LoadOptions.from_config(cfg))
         checkpointer.load(cfg.MODEL.WEIGHTS)
         checkpointer.require_complete()
         self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else None

@@ -1,10 +1,14 @@
-"""Optimisers with the authors' parameter groups, and clipping of the whole model's gradient."""
+"""Optimisers with the authors' parameter groups, clipping of the whole model's gradient, schedules
+with a rate for each step."""
 
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier, WarmupParamScheduler
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.build import maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import MultiStepParamScheduler
 from torch import nn
 
 from .errors import ConfigError
@@ -42,6 +46,37 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     else:
         raise ConfigError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; known are ADAMW and SGD")
     return _with_clipping(cfg, optimizer)
+
+
+def build_lr_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Detectron2's schedule, or with ``SOLVER.STEP_FACTORS`` one with a rate of its own for each
+    interval between ``SOLVER.STEPS``; a warm-up precedes both.
+
+    Raises:
+        ConfigError: not one factor more than steps, or steps that do not rise.
+    """
+    solver = cfg.SOLVER
+    factors, steps = list(solver.STEP_FACTORS), list(solver.STEPS)
+    if not factors:
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+    if len(factors) != len(steps) + 1 or steps != sorted(set(steps)):
+        raise ConfigError(
+            f"SOLVER.STEP_FACTORS {tuple(factors)} with SOLVER.STEPS {tuple(steps)}: rising steps "
+            "and one factor more than steps are wanted, or no factors (then SOLVER.GAMMA counts)"
+        )
+    steps = [step for step in steps if step < solver.MAX_ITER]
+    schedule = MultiStepParamScheduler(
+        values=factors[: len(steps) + 1], milestones=steps, num_updates=solver.MAX_ITER
+    )
+    with_warmup = WarmupParamScheduler(
+        schedule,
+        solver.WARMUP_FACTOR,
+        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
+        solver.WARMUP_METHOD,
+    )
+    return LRMultiplier(optimizer, multiplier=with_warmup, max_iter=solver.MAX_ITER)
 
 
 def parameter_groups(

@@ -1,7 +1,9 @@
-"""From a weights file to a dict of tensors, without running code that the file brings along.
+"""From a weights file to a dict of tensors, without running code that the file brings along, and
+back.
 
-:func:`read_weights_file` picks the reader by the file's suffix. A reader returns the checkpoint as
-Detectron2 knows it:
+:func:`read_weights_file` tells the kind of a file by its first bytes, because suffixes lie: a file
+of PyTorch, of safetensors, or a plain pickle. What it returns is the checkpoint as Detectron2 knows
+it:
 
     model                the weights: parameter name -> tensor
     matching_heuristics  optional; True: names are to be matched by their ends, not exactly
@@ -11,18 +13,33 @@ Detectron2 knows it:
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
+from torch import nn
 
+from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import WeightsError
 
 Checkpoint = dict[str, Any]
+StateDict = dict[str, torch.Tensor]
+
+_TORCH_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+"""The number 0x1950a86a20f9469cfc6c, pickled: how torch.save began before it wrote zip files."""
+
+_MAX_SAFETENSORS_HEADER = 100_000_000
+"""Bytes; the format's own limit."""
+
+_WEIGHTS_KEYS = ("model", "model_state", "state_dict")
+"""Where checkpoints keep their weights: Detectron2 and many others, pycls, timm and Lightning."""
 
 _ADMITTED_IN_PICKLES = {
     ("_codecs", "encode"),  # Python 3 writes bytes so in the old protocols
@@ -43,12 +60,16 @@ _ADMITTED_IN_PICKLES = {
     ),
 }
 
+logger = logging.getLogger(__name__)
 
-def read_weights_file(path: str) -> Checkpoint:
-    """Read a ``.pth`` (any suffix that is not listed here), ``.pkl`` or ``.pyth`` file.
+
+def read_weights_file(path: str, *, trust_file: bool = False) -> Checkpoint:
+    """Read a checkpoint of PyTorch, a ``.safetensors`` file or a pickle of arrays.
 
     Args:
         path: an existing local file.
+        trust_file: where the file cannot be read otherwise, read it with the code that it brings
+            along.
 
     Returns:
         The checkpoint; see the head of this file. ``"model"`` holds only tensors.
@@ -56,105 +77,247 @@ def read_weights_file(path: str) -> Checkpoint:
     Raises:
         WeightsError: the file is damaged, is no weights file, or needs code of its own to be read.
     """
-    read = _READERS.get(Path(path).suffix, _read_pth)
-    checkpoint = read(path)
+    checkpoint = _READERS[_kind(path)](path, trust_file)
     checkpoint["model"] = _to_tensors(checkpoint["model"], path)
     return checkpoint
 
 
-def _read_pth(path: str) -> Checkpoint:
-    """A PyTorch checkpoint: weights under ``model`` or ``state_dict``, or nothing but weights."""
-    content = _torch_load(path)
-    if "model" in content:
-        return content
-    if "state_dict" in content:
-        return {"model": content["state_dict"]}
-    return {"model": content}
+def write_weights_file(path: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Write weights alone, whole or not at all, in the format that the suffix names.
+
+    Args:
+        path: ``.safetensors``, ``.pth`` (a dict with the entry ``model``) or ``.pkl`` (arrays in
+            the format of Detectron2's model zoo, with exact names). Its folder is made if need be.
+        state: any device, any strides, also tensors that share memory. NumPy has no bfloat16 nor
+            anything shorter, so that in a ``.pkl`` such tensors become float32.
+
+    Raises:
+        WeightsError: another suffix.
+    """
+    write = _WRITERS.get(Path(path).suffix)
+    if write is None:
+        raise WeightsError(
+            f"{path}: weights are written as {', '.join(_WRITERS)}; give a name that ends so."
+        )
+    # Copies, because safetensors takes no tensors that share memory or have gaps.
+    copies = {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    write(path, copies)
 
 
-def _read_pyth(path: str) -> Checkpoint:
-    """A checkpoint of pycls."""
-    content = _torch_load(path)
-    if "model_state" not in content:
+# -------------------------------------------------------------------------------- the formats
+
+
+def _kind(path: str) -> str:
+    """``.pth``, ``.safetensors`` or ``.pkl`` by the first bytes, else by the suffix."""
+    with open(path, "rb") as file:
+        start = file.read(32)
+    if start.startswith(b"PK\x03\x04") or _TORCH_LEGACY_MAGIC in start:
+        return ".pth"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_SAFETENSORS_HEADER:
+        return ".safetensors"
+    if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return ".pkl"  # the oldest two protocols have no mark
+    suffix = Path(path).suffix
+    return suffix if suffix in _READERS else ".pth"
+
+
+def _read_torch(path: str, trust_file: bool) -> Checkpoint:
+    """What torch.save wrote: weights under one of the usual keys, or nothing but weights."""
+    content = _require_dict(_torch_load(path, trust_file), path)
+    if Path(path).suffix == ".pyth" and "model_state" not in content:
         raise WeightsError(
             f"{path} has no entry 'model_state'. Files with the suffix .pyth are taken for "
             "checkpoints of pycls; rename it to .pth if it is another."
         )
-    model = {
-        name: value
-        for name, value in content["model_state"].items()
-        if not name.endswith("num_batches_tracked")
-    }
+    return _unwrap(content, path) or {"model": content}
+
+
+def _read_safetensors(path: str, trust_file: bool) -> Checkpoint:
+    """Nothing but weights; the text that the format can carry along is not used."""
+    try:
+        return {"model": safetensors.torch.load_file(path)}
+    except Exception as error:  # damaged files raise errors of many types
+        raise _damaged(path, error) from error
+
+
+def _read_pickle(path: str, trust_file: bool) -> Checkpoint:
+    """A pickle of arrays: from Detectron2's model zoo, or from Caffe2 and the first Detectron."""
+    content = _require_dict(_unpickle(path, trust_file), path)
+    if checkpoint := _unwrap(content, path):
+        return checkpoint
+    blobs = _require_dict(content.get("blobs", content), path)
+    model = {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
+    checkpoint = {"model": model, "matching_heuristics": True}
+    if not any("." in str(name) for name in model):  # Caffe2's names are like res2_0_branch2a_w
+        checkpoint["__author__"] = "Caffe2"
+    return checkpoint
+
+
+_READERS: dict[str, Callable[[str, bool], Checkpoint]] = {
+    ".pth": _read_torch,
+    ".safetensors": _read_safetensors,
+    ".pkl": _read_pickle,
+}
+
+
+def _unwrap(content: dict[str, Any], path: str) -> Checkpoint | None:
+    """The checkpoint in a dict that has weights under one of the usual keys; None without one."""
+    present = [key for key in _WEIGHTS_KEYS if key in content]
+    # {"model": "resnet50", "state_dict": {...}} has one name and one set of weights.
+    present.sort(key=lambda key: not isinstance(content[key], dict | nn.Module))
+    if not present:
+        return None
+    weights = _require_dict(content[present[0]], path)
+    if present[0] == "model":
+        return {**content, "model": weights}
+    if present[0] == "state_dict":
+        return {"model": weights}
+    # Batches are counted under names that Detectron2's matching would stumble over.
+    counter = "num_batches_tracked"
+    model = {name: value for name, value in weights.items() if counter not in str(name)}
     return {"model": model, "__author__": "pycls", "matching_heuristics": True}
 
 
-def _read_pkl(path: str) -> Checkpoint:
-    """A pickle of arrays: from Detectron2's model zoo, or from Caffe2 and the first Detectron."""
-    try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
-    except WeightsError as error:
-        raise WeightsError(f"{path} {error}") from error
-    except Exception as error:  # damaged pickles raise errors of many types
-        raise _damaged(path, error) from error
-    content = _require_dict(content, path)
-    if "model" in content and "__author__" in content:
-        return content
-    blobs = _require_dict(content.get("blobs", content), path)
-    model = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
-    return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+def _write_torch(path: str, state: StateDict) -> None:
+    with written_whole(path) as file:
+        torch.save({"model": state}, file)
 
 
-_READERS: dict[str, Callable[[str], Checkpoint]] = {".pkl": _read_pkl, ".pyth": _read_pyth}
+def _write_safetensors(path: str, state: StateDict) -> None:
+    with written_whole(path) as file:
+        # The note by which other readers know whose tensors these are.
+        file.write(safetensors.torch.save(state, {"format": "pt"}))
+
+
+def _write_pickle(path: str, state: StateDict) -> None:
+    known_to_numpy = (torch.float16, torch.float32, torch.float64)
+    model = {
+        name: (
+            value.float()
+            if value.is_floating_point() and value.dtype not in known_to_numpy
+            else value
+        ).numpy()
+        for name, value in state.items()
+    }
+    with written_whole(path) as file:
+        pickle.dump({"model": model, "__author__": "instseg-d2"}, file)
+
+
+_WRITERS: dict[str, Callable[[str, StateDict], None]] = {
+    ".safetensors": _write_safetensors,
+    ".pth": _write_torch,
+    ".pkl": _write_pickle,
+}
+
+
+# ------------------------------------------------------------------------ unpickling with care
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds NumPy arrays and plain containers, and nothing else that a pickle may ask for."""
 
+    refused = ""
+    """What the pickle asked for in vain."""
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED_IN_PICKLES:
-            raise WeightsError(_refusal(f"{module}.{name}"))
+            self.refused = f"{module}.{name}"
+            raise pickle.UnpicklingError(self.refused)
         return super().find_class(module, name)
 
 
-def _torch_load(path: str) -> dict[str, Any]:
+def _unpickle(path: str, trust_file: bool) -> Any:
+    with open(path, "rb") as file:
+        unpickler = _ArrayUnpickler(file, encoding="latin1")
+        try:
+            return unpickler.load()
+        except Exception as error:  # damaged pickles raise errors of many types
+            if not unpickler.refused:
+                raise _damaged(path, error) from error
+            if not trust_file:
+                raise _refusal(path, unpickler.refused) from error
+        file.seek(0)
+        return _load_with_code(
+            path, unpickler.refused, lambda: pickle.load(file, encoding="latin1")
+        )
+
+
+def _torch_load(path: str, trust_file: bool) -> Any:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise errors of many types
-        # torch names what it does not admit as "Unsupported global: GLOBAL package.module.name".
-        refused = re.search(r"GLOBAL (\w[\w.]*)", str(error))
-        if refused:
-            raise WeightsError(f"{path} {_refusal(refused.group(1))}") from error
-        raise _damaged(path, error) from error
-    return _require_dict(content, path)
-
-
-def _refusal(name: str) -> str:
-    return (
-        f"is refused: it holds '{name}'. Only numbers, text and plain containers are read, because "
-        "reading other things can run code of the file's author. If you trust the file, load it "
-        "with torch.load(..., weights_only=False) or pickle, and save its dict of weights anew."
+        # torch names what it does not admit as "Unsupported global: GLOBAL package.module.name",
+        # and two formats that it reads only with their code.
+        found = re.search(r"GLOBAL (\w[\w.]*)|weights_only=True`* with (\w+ \w+)", str(error))
+        if found is None:
+            raise _damaged(path, error) from error
+        refused = found.group(1) or found.group(2)
+        if not trust_file:
+            raise _refusal(path, refused) from error
+    return _load_with_code(
+        path, refused, lambda: torch.load(path, map_location="cpu", weights_only=False)
     )
+
+
+def _load_with_code(path: str, refused: str, load: Callable[[], Any]) -> Any:
+    logger.warning(
+        "%s holds '%s': read with its code, because MODEL.LOADING.TRUST_FILE is set", path, refused
+    )
+    try:
+        return load()
+    except (ImportError, AttributeError) as error:
+        raise WeightsError(
+            f"{path} needs something that is not installed here ({error}). Install it, or save "
+            "the file's dict of weights anew where it is."
+        ) from error
+    except Exception as error:  # from damage, or from the file's own code
+        raise _damaged(path, error) from error
+
+
+# -------------------------------------------------------------------------------------- errors
+
+
+def why_unreadable(path: str) -> str | None:
+    """The usual reasons why a file is no weights file, told by its first bytes; None for none."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        return "the file is empty"
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "it is a web page, perhaps the one in front of the download"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; run `git lfs pull`"
+    return None
 
 
 def _damaged(path: str, error: Exception) -> WeightsError:
     """The error for a file that cannot be read, with the likely reason."""
-    with open(path, "rb") as file:
-        start = file.read(64)
-    if not start:
-        reason = "the file is empty"
-    elif start.lstrip().startswith(b"<"):
-        reason = "it is a web page, perhaps the one in front of the download"
-    elif start.startswith(b"version https://git-lfs"):
-        reason = "it is a Git LFS pointer; run `git lfs pull`"
-    else:
+    reason = why_unreadable(path)
+    if reason is None:
         # Of torch's long messages only the core: the rest advises what would be unsafe here.
         core = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0].split(". ")[0]
         reason = f"damaged, incomplete or of another kind ({type(error).__name__}: {core})"
-    return WeightsError(f"{path} cannot be read as weights: {reason}. Fetch or copy it again.")
+    return WeightsError(
+        f"{path} cannot be read as weights: {reason}. Delete it, and fetch or copy it again."
+    )
+
+
+def _refusal(path: str, refused: str) -> WeightsError:
+    return WeightsError(
+        f"{path} is refused: it holds '{refused}'. Only numbers, text and plain containers are "
+        "read, because reading other things can run code of the file's author. If you know the "
+        "file, MODEL.LOADING.TRUST_FILE True reads it with that code; only do so if you trust "
+        "where it comes from."
+    )
 
 
 def _require_dict(content: Any, path: str) -> dict[str, Any]:
+    if isinstance(content, nn.Module):  # a whole model; possible in a trusted file only
+        return content.state_dict()
     if not isinstance(content, dict):
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, expected a dict of weights by name."
@@ -162,7 +325,7 @@ def _require_dict(content: Any, path: str) -> dict[str, Any]:
     return content
 
 
-def _to_tensors(model: Any, path: str) -> dict[str, torch.Tensor]:
+def _to_tensors(model: Any, path: str) -> StateDict:
     """Check that all are numbers, and turn arrays into tensors, in place.
 
     In place, because the dict may be an ``OrderedDict`` with the attribute ``_metadata``, by which
@@ -170,7 +333,7 @@ def _to_tensors(model: Any, path: str) -> dict[str, torch.Tensor]:
     """
     for name, value in _require_dict(model, path).items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-            model[name] = value = torch.from_numpy(value)
+            model[name] = value = _to_tensor(value)
         if not isinstance(value, torch.Tensor) or not isinstance(name, str):
             keys = ", ".join(repr(key) for key in list(model)[:5])
             raise WeightsError(
@@ -178,3 +341,11 @@ def _to_tensors(model: Any, path: str) -> dict[str, torch.Tensor]:
                 f"expected a tensor. Its first entries are {keys}."
             )
     return model
+
+
+def _to_tensor(array: np.ndarray) -> torch.Tensor | np.ndarray:
+    """The array as a tensor; the array itself if PyTorch has no such type."""
+    try:  # tensors have the byte order of the machine
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except TypeError:
+        return array

@@ -127,7 +127,11 @@ SLIPS = {
     "odd overrides": (["SOLVER.BASE_LR"], "pairs"),
     "unknown data set": (["DATASETS.TRAIN", "('shapes_trian',)"], "shapes_train"),
     "missing annotations": (["DATASETS.TRAIN", "('absent_set',)"], "gone.json does not exist"),
-    "mixed precision on the CPU": (["SOLVER.AMP.ENABLED", "True"], "MODEL.DEVICE is cpu"),
+    "float16 on the CPU": (
+        ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"],
+        "SOLVER.AMP.DTYPE bfloat16",
+    ),
+    "unknown precision": (["SOLVER.AMP.DTYPE", "half"], "auto, float16 and bfloat16"),
     "backbone features": (["MODEL.RESNETS.OUT_FEATURES", "['res4']"], "IN_FEATURES names res3"),
     "nothing to train on": (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
     "no evaluation": (["DATASETS.TEST", "('absent_kind',)"], "evaluator type"),

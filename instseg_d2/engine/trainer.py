@@ -1,5 +1,6 @@
 """Detectron2's ``DefaultTrainer`` for the model families of this project."""
 
+import warnings
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -20,13 +21,14 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
-from ..checkpoint import InstSegCheckpointer
+from ..checkpoint import InstSegCheckpointer, LoadOptions
 from ..data.checks import load_checked_dataset
 from ..errors import DataError
 from ..evaluation import build_evaluator, check_evaluator
 from ..families import config_value, family_of
-from ..modeling import build_model, check_training
-from ..solver import build_optimizer
+from ..modeling import amp_dtype, build_model, check_training
+from ..solver import build_lr_scheduler, build_optimizer
+from .amp import MixedPrecisionTrainer
 from .progress import ProgressBar
 
 
@@ -45,12 +47,26 @@ class Trainer(DefaultTrainer):
         self._progress_bar = progress_bar
         check_training(cfg, comm.get_world_size())
         check_test_datasets(cfg)
-        super().__init__(cfg)
+        with warnings.catch_warnings():
+            # Of the loop that Detectron2 makes for mixed precision, which is for CUDA alone.
+            warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler")
+            super().__init__(cfg)
+        if cfg.SOLVER.AMP.ENABLED:
+            self._trainer = MixedPrecisionTrainer(
+                self.model,
+                self.data_loader,
+                self.optimizer,
+                device_type=torch.device(cfg.MODEL.DEVICE).type,
+                dtype=amp_dtype(cfg),
+            )
 
     def build_hooks(self) -> list[HookBase | None]:
         # DefaultTrainer has just made its own checkpointer and is about to hand it to the hooks.
         self.checkpointer = InstSegCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            self.model,
+            self.cfg.OUTPUT_DIR,
+            options=LoadOptions.from_config(self.cfg),
+            trainer=weakref.proxy(self),
         )
         hooks = super().build_hooks()
         if self._progress_bar:
@@ -74,12 +90,21 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         family = family_of(cfg)
         if family is None:
             return super().build_train_loader(cfg)
+        dicts = training_dicts(cfg)
+        if family.build_train_loader is not None:
+            return family.build_train_loader(cfg, dicts)
         return build_detection_train_loader(
-            cfg, dataset=training_dicts(cfg), mapper=family.build_mapper(cfg, True)
+            cfg, dataset=dicts, mapper=family.build_mapper(cfg, True)
         )
 
     @classmethod
@@ -87,12 +112,18 @@ class Trainer(DefaultTrainer):
         family = family_of(cfg)
         if family is None:
             return super().build_test_loader(cfg, dataset_name)
+        if family.build_test_loader is not None:
+            dicts = load_dataset(cfg, dataset_name, for_training=False)
+            return family.build_test_loader(cfg, dicts)
         return build_detection_test_loader(
             cfg, dataset_name, mapper=family.build_mapper(cfg, False)
         )
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        family = family_of(cfg)
+        if family is not None and family.build_evaluator is not None:
+            return family.build_evaluator(cfg, dataset_name)
         return build_evaluator(cfg, dataset_name)
 
 
@@ -127,9 +158,11 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
 
 def check_test_datasets(cfg: CfgNode) -> None:
     """Raise ``UserError`` if one of ``DATASETS.TEST`` cannot be evaluated on."""
+    family = family_of(cfg)
     for name in cfg.DATASETS.TEST:
         load_dataset(cfg, name, for_training=False)
-        check_evaluator(name)
+        if family is None or family.build_evaluator is None:
+            check_evaluator(name)
 
 
 def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[str, Any]]:

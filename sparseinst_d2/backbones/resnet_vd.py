@@ -46,8 +46,8 @@ class DeformBottleneck(Bottleneck):
             deformable_groups=deform_num_groups,
             modulated=deform_modulated,
         )
-        conv_class = ModulatedDeformConv if deform_modulated else DeformConv
-        self.conv2: nn.Module = conv_class(
+        conv_class: Any = ModulatedDeformConv if deform_modulated else DeformConv
+        self.conv2 = conv_class(
             regular.in_channels,
             regular.out_channels,
             3,

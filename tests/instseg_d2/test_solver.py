@@ -4,7 +4,7 @@ from torch import nn
 
 from instseg_d2.config import get_cfg
 from instseg_d2.errors import ConfigError
-from instseg_d2.solver import build_optimizer, parameter_groups
+from instseg_d2.solver import build_lr_scheduler, build_optimizer, parameter_groups
 
 
 class Net(nn.Module):
@@ -92,3 +92,44 @@ def test_unknown_names_are_named_with_their_key(key: str) -> None:
     cfg.merge_from_list(["SOLVER.CLIP_GRADIENTS.ENABLED", True, key, "LION"])
     with pytest.raises(ConfigError, match=key):
         build_optimizer(cfg, Net())
+
+
+def rates(steps: tuple[int, ...], factors: tuple[float, ...], warmup: int = 0) -> list[float]:
+    """The learning rate in each of ten iterations, from a base of 1."""
+    cfg = get_cfg()
+    cfg.SOLVER.STEPS, cfg.SOLVER.STEP_FACTORS = steps, factors
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR = 10, warmup, 0.0
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    result = []
+    for _ in range(10):
+        result.append(round(optimizer.param_groups[0]["lr"], 6))
+        optimizer.step()
+        scheduler.step()
+    return result
+
+
+def test_each_interval_has_its_factor() -> None:
+    assert rates((3, 6), (1.0, 0.5, 0.1)) == [1.0] * 3 + [0.5] * 3 + [0.1] * 4
+
+
+def test_factors_beyond_the_end_are_left_out() -> None:
+    assert rates((3, 60), (1.0, 0.5, 0.1)) == [1.0] * 3 + [0.5] * 7
+
+
+def test_factors_follow_a_warmup() -> None:
+    assert rates((6,), (0.8, 0.1), warmup=4) == [0.0, 0.2, 0.4, 0.6, 0.8, 0.8] + [0.1] * 4
+
+
+def test_without_factors_gamma_counts() -> None:
+    assert rates((3, 6), ()) == [1.0] * 3 + [0.1] * 3 + [0.01] * 4
+
+
+@pytest.mark.parametrize(
+    ("steps", "factors"), [((3,), (1.0,)), ((3,), (1.0, 0.5, 0.1)), ((6, 3), (1.0, 0.5, 0.1))]
+)
+def test_factors_that_do_not_fit_the_steps(
+    steps: tuple[int, ...], factors: tuple[float, ...]
+) -> None:
+    with pytest.raises(ConfigError, match=r"STEP_FACTORS.*STEPS"):
+        rates(steps, factors)

@@ -1,3 +1,4 @@
+import argparse
 import collections
 import io
 import os
@@ -6,10 +7,13 @@ import zipfile
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights_file import read_weights_file
+from instseg_d2.weights_file import read_weights_file, write_weights_file
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -34,10 +38,10 @@ def saved(content, **options):
     return buffer.getvalue()
 
 
-def read(tmp_path, name, content):
+def read(tmp_path, name, content, **options):
     path = tmp_path / name
     path.write_bytes(content)
-    return read_weights_file(str(path))
+    return read_weights_file(str(path), **options)
 
 
 # -------------------------------------------------------------------------------------- .pth
@@ -59,6 +63,14 @@ def test_pth_with_nothing_but_weights(tmp_path, key):
     checkpoint = read(tmp_path, "a.pth", saved({key: weights, "epoch": 3} if key else weights))
     assert list(checkpoint) == ["model"]
     assert checkpoint["model"]["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "other", [{"state_dict": {"w": torch.ones(2)}, "model": "resnet50"}, {"model_ema": 0.5}]
+)
+def test_pth_with_an_entry_model_that_is_a_name(tmp_path, other):
+    content = {"state_dict": {"w": torch.ones(2)}, "epoch": 3, **other}
+    assert read(tmp_path, "a.pth", saved(content))["model"]["w"].tolist() == [1, 1]
 
 
 def test_version_notes_of_a_state_dict_survive(tmp_path):
@@ -103,6 +115,51 @@ def test_pkl_written_by_python_2(tmp_path):
     assert read(tmp_path, "a.pkl", content)["model"]["w"].tolist() == [1, -2]
 
 
+def test_pkl_with_dotted_names_is_not_of_caffe2(tmp_path):
+    content = {"stem.conv_1.weight": ARRAY}
+    checkpoint = read(tmp_path, "a.pkl", pickle.dumps(content))
+    assert list(checkpoint["model"]) == ["stem.conv_1.weight"]
+    assert "__author__" not in checkpoint
+    checkpoint = read(tmp_path, "b.pkl", pickle.dumps({"model": content, "iteration": 3}))
+    assert list(checkpoint["model"]) == ["stem.conv_1.weight"]
+    assert checkpoint["iteration"] == 3
+
+
+def test_pkl_with_the_other_byte_order(tmp_path):
+    content = {"a.w": ARRAY.astype(">f4")}
+    assert read(tmp_path, "a.pkl", pickle.dumps(content))["model"]["a.w"].tolist() == ARRAY.tolist()
+
+
+# ------------------------------------------------------------------------------ .safetensors
+
+
+def test_safetensors_with_a_note(tmp_path):
+    raw = safetensors.torch.save({"w": torch.ones(2), "n": torch.tensor(3)}, {"made by": "us"})
+    checkpoint = read(tmp_path, "a.safetensors", raw)
+    assert list(checkpoint) == ["model"]
+    assert checkpoint["model"]["w"].tolist() == [1, 1]
+    assert checkpoint["model"]["n"].item() == 3
+
+
+# ------------------------------------------------------------------------- suffixes that lie
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.safetensors", "a.bin", "a.ckpt", "a"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        saved({"model": {"w": torch.tensor([1.0, 2.0])}}),
+        saved({"model": {"w": torch.tensor([1.0, 2.0])}}, _use_new_zipfile_serialization=False),
+        safetensors.torch.save({"w": torch.tensor([1.0, 2.0])}),
+        pickle.dumps({"model": {"w": np.array([1.0, 2.0])}, "__author__": "x"}),
+        pickle.dumps({"model": {"w": np.array([1.0, 2.0])}, "__author__": "x"}, 2),
+    ],
+    ids=["zip", "legacy", "safetensors", "pickle", "pickle 2"],
+)
+def test_the_content_says_what_a_file_is(tmp_path, name, raw):
+    assert read(tmp_path, name, raw)["model"]["w"].tolist() == [1, 2]
+
+
 # ------------------------------------------------------------------------------------- .pyth
 
 
@@ -113,20 +170,155 @@ def test_pyth_of_pycls(tmp_path):
     assert checkpoint["matching_heuristics"] is True
     with pytest.raises(WeightsError, match="no entry 'model_state'"):
         read(tmp_path, "b.pyth", saved({"model": state}))
+    assert read(tmp_path, "c.pth", saved({"model_state": state}))["__author__"] == "pycls"
+
+
+# ----------------------------------------------------------------------------------- writing
+
+
+def awkward_state():
+    """Tensors that share memory, have gaps, need gradients, or are of types that NumPy lacks."""
+    base = torch.arange(12.0).reshape(3, 4)
+    return {
+        "a.whole": base,
+        "a.same": base,
+        "a.row": base[1],
+        "a.turned": base.t(),
+        "a.parameter": nn.Parameter(base[:, 1:2]),
+        "a.images": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "a.short": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "a.half": torch.tensor([1.5, -2.0], dtype=torch.float16),
+        "a.count": torch.tensor(7),
+        "a.empty": torch.zeros(0, 2),
+    }
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pkl"])
+def test_what_is_written_is_read(tmp_path, suffix):
+    state = awkward_state()
+    path = tmp_path / "new" / f"a{suffix}"
+    for _ in range(2):  # the second time in place of the first
+        write_weights_file(str(path), state)
+        model = read_weights_file(str(path))["model"]
+        assert set(model) == set(state)
+        for name, value in state.items():
+            dtype = value.dtype
+            if suffix == ".pkl" and dtype == torch.bfloat16:
+                dtype = torch.float32
+            assert model[name].dtype == dtype
+            assert torch.equal(model[name].to(value.dtype), value.detach()), name
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert state["a.whole"].data_ptr() == state["a.same"].data_ptr()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_detectron2_reads_what_is_written(tmp_path, suffix):
+    source, target = nn.Linear(2, 3), nn.Linear(2, 3)
+    path = str(tmp_path / f"a{suffix}")
+    write_weights_file(path, source.state_dict())
+    DetectionCheckpointer(target).load(path)
+    assert torch.equal(source.weight, target.weight)
+
+
+def test_shared_memory_is_not_written_whole(tmp_path):
+    large = torch.zeros(1_000_000)
+    write_weights_file(str(tmp_path / "a.pth"), {"w": large[:2]})
+    assert (tmp_path / "a.pth").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize("name", ["a.t7", "a", "a.PTH"])
+def test_unknown_format_to_write(tmp_path, name):
+    with pytest.raises(WeightsError, match=r"\.safetensors, \.pth, \.pkl"):
+        write_weights_file(str(tmp_path / name), {"w": torch.ones(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pkl"])
+def test_failing_write_leaves_the_file_as_it_was(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_weights_file(str(path), {"w": torch.ones(1)})
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_weights_file(str(path), {"w": torch.zeros(9)})
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {path.name: before}
 
 
 # ----------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a.pyth", "a.pkl"])
-def test_code_in_a_file_is_named_and_does_not_run(tmp_path, name):
+def pickled(content):
+    return pickle.dumps(content, 2)
+
+
+def saved_as_of_old(content):
+    return saved(content, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pyth", "a.pkl", "a.safetensors", "a"])
+@pytest.mark.parametrize("dump", [saved, saved_as_of_old, pickled])
+def test_code_in_a_file_is_named_and_does_not_run(tmp_path, name, dump):
     trap = tmp_path / "trap"
-    content = {"model": {"w": Harmful(trap)}}
-    raw = pickle.dumps(content) if name == "a.pkl" else saved(content)
+    raw = dump({"model": {"w": Harmful(trap)}, "model_state": {}})
     with pytest.raises(WeightsError, match=r"is refused.*'(posix|nt)\.mkdir'") as error:
         read(tmp_path, name, raw)
     assert str(tmp_path / name) in str(error.value)
+    assert "MODEL.LOADING.TRUST_FILE True" in str(error.value)
+    assert "only do so if you trust" in str(error.value)
     assert not trap.exists()
+    # The trap is real: where the file is trusted, it snaps.
+    with pytest.raises(WeightsError, match="entry 'w' is a NoneType"):
+        read(tmp_path, name, raw, trust_file=True)
+    assert trap.is_dir()
+
+
+@pytest.mark.parametrize("dump", [saved, saved_as_of_old, pickled])
+def test_trusted_files_may_hold_what_they_like(tmp_path, caplog, dump):
+    content = {"state_dict": {"a.w": torch.ones(2)}, "args": argparse.Namespace(lr=0.1)}
+    raw = dump(content)
+    with pytest.raises(WeightsError, match=r"is refused.*'(argparse|torch)\."):
+        read(tmp_path, "a.pth", raw)
+    checkpoint = read(tmp_path, "a.pth", raw, trust_file=True)
+    assert checkpoint["model"]["a.w"].tolist() == [1, 1]
+    assert "read with its code" in caplog.text
+
+
+def test_nothing_is_said_of_trust_where_none_is_needed(tmp_path, caplog):
+    read(tmp_path, "a.pth", saved({"w": torch.ones(1)}), trust_file=True)
+    read(tmp_path, "a.pkl", pickle.dumps({"w": ARRAY}), trust_file=True)
+    assert not caplog.records
+
+
+def test_whole_models_need_trust(tmp_path):
+    model = nn.Linear(2, 3)
+    with pytest.raises(WeightsError, match=r"is refused.*'torch\.nn\.modules\.linear\.Linear'"):
+        read(tmp_path, "a.pth", saved(model))
+    for content in (model, {"model": model}):
+        checkpoint = read(tmp_path, "a.pth", saved(content), trust_file=True)
+        assert torch.equal(checkpoint["model"]["weight"], model.weight)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_needs_trust(tmp_path):
+    model = nn.Linear(2, 3)
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, torch.ones(1, 2)), buffer)
+    with pytest.raises(WeightsError, match="is refused: it holds 'TorchScript archives'"):
+        read(tmp_path, "a.pt", buffer.getvalue())
+    checkpoint = read(tmp_path, "a.pt", buffer.getvalue(), trust_file=True)
+    assert torch.equal(checkpoint["model"]["weight"], model.weight)
+
+
+def test_trusted_file_whose_code_is_not_here(tmp_path):
+    raw = b"\x80\x02}X\x01\x00\x00\x00wcnowhere.models\nThing\n)\x81s."
+    with pytest.raises(WeightsError, match=r"is refused: it holds 'nowhere\.models\.Thing'"):
+        read(tmp_path, "a.pkl", raw)
+    with pytest.raises(WeightsError, match=r"a\.pkl needs something that is not installed"):
+        read(tmp_path, "a.pkl", raw, trust_file=True)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.pkl"])
@@ -152,16 +344,19 @@ def other_zip():
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a.pyth", "a.pkl"])
+@pytest.mark.parametrize("name", ["a.pth", "a.pyth", "a.pkl", "a.safetensors"])
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "the file is empty"),
         (b"\n<!DOCTYPE html><html></html>", "web page"),
+        (b"\xef\xbb\xbf<html></html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (saved({"w": torch.rand(1000)})[:2000], "damaged, incomplete"),
         (saved({"w": torch.rand(999)}, _use_new_zipfile_serialization=False)[:2000], "damaged"),
         (pickle.dumps({"w": np.ones(1000)})[:2000], "damaged, incomplete"),
+        (safetensors.torch.save({"w": torch.rand(1000)})[:2000], "damaged, incomplete"),
+        (safetensors.torch.save({"w": torch.rand(1000)})[:20], "damaged, incomplete"),
         (other_zip(), "damaged, incomplete or of another kind"),
         (bytes(range(255, 0, -1)), "damaged, incomplete or of another kind"),
     ],
@@ -190,7 +385,9 @@ def test_other_content_is_named(tmp_path, content, said):
     assert str(tmp_path / "a.pth") in str(error.value)
 
 
-@pytest.mark.parametrize("value", [np.array(["a"]), np.array([None]), "text", [1.0]])
+@pytest.mark.parametrize(
+    "value", [np.array(["a"]), np.array([None]), np.ones(1, np.longdouble), "text", [1.0]]
+)
 def test_pkl_entries_that_are_no_numbers(tmp_path, value):
     with pytest.raises(WeightsError, match="entry 'odd'"):
         read(tmp_path, "a.pkl", pickle.dumps({"w": ARRAY, "odd": value}))

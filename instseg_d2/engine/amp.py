@@ -1,0 +1,115 @@
+"""Detectron2's training loop in mixed precision, on any device that PyTorch's autocast knows."""
+
+import time
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from detectron2.engine import SimpleTrainer
+from torch import Tensor, nn
+
+
+class MixedPrecisionTrainer(SimpleTrainer):
+    """Runs the forward pass under autocast and, in float16, scales the loss.
+
+    Detectron2's own ``AMPTrainer`` runs on CUDA alone and always scales. Checkpoints go both ways:
+    the scaler is stored under its name there, ``grad_scaler``; a run that has no scaler leaves the
+    stored one unread, and one that finds none starts with a new one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[Any],
+        optimizer: torch.optim.Optimizer,
+        *,
+        device_type: str,
+        dtype: torch.dtype,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        async_write_metrics: bool = False,
+    ) -> None:
+        """
+        Args:
+            model, data_loader, optimizer: as in ``SimpleTrainer``; the parameters stay float32.
+            device_type: where the model is: "cuda", "cpu", ...
+            dtype: float16 or bfloat16, what autocast computes in.
+            grad_scaler: None: a new one for float16, whose smallest gradients would become zero;
+                none for bfloat16, which has the range of float32.
+            gather_metric_period, zero_grad_before_forward, async_write_metrics: as in
+                ``SimpleTrainer``.
+        """
+        super().__init__(
+            model,
+            data_loader,
+            optimizer,
+            gather_metric_period=gather_metric_period,
+            zero_grad_before_forward=zero_grad_before_forward,
+            async_write_metrics=async_write_metrics,
+        )
+        self.device_type = device_type
+        self.dtype = dtype
+        if grad_scaler is None and dtype == torch.float16:
+            grad_scaler = torch.amp.GradScaler(device_type)
+        self.grad_scaler = grad_scaler
+
+    def run_step(self) -> None:
+        """One iteration.
+
+        Raises:
+            FloatingPointError: the loss is not finite. Gradients that are not finite, with a loss
+                that is, make the scaler skip the step and lower its scale.
+        """
+        assert self.model.training, "the model was changed to eval mode"
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        losses = self._forward(data)
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        self._backward(cast(Tensor, sum(losses.values())))
+        self.after_backward()
+
+        if self.async_write_metrics:
+            self.concurrent_executor.submit(self._write_metrics, losses, data_time, iter=self.iter)
+        else:
+            self._write_metrics(losses, data_time)
+        self._update()
+
+    def _forward(self, data: Any) -> dict[str, Tensor]:
+        """The losses by name; a model that gives one tensor gives ``total_loss``."""
+        with torch.autocast(self.device_type, dtype=self.dtype):
+            losses = self.model(data)
+        return {"total_loss": losses} if isinstance(losses, Tensor) else losses
+
+    def _backward(self, loss: Tensor) -> None:
+        # Outside autocast: the operations of the backward pass take the types of the forward pass.
+        if self.grad_scaler is not None:
+            loss = self.grad_scaler.scale(loss)
+        loss.backward()
+
+    def _update(self) -> None:
+        if self.grad_scaler is None:
+            self.optimizer.step()
+            return
+        # Fused optimisers unscale within their step, after the clipping, which would then bound
+        # the scaled gradients.
+        self.grad_scaler.unscale_(self.optimizer)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        if self.grad_scaler is not None:
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        # A scaler that was disabled, as Detectron2's is without CUDA, has an empty state.
+        if self.grad_scaler is not None and state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

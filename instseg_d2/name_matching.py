@@ -1,0 +1,59 @@
+"""From the names in a weights file to the names in the model."""
+
+from __future__ import annotations
+
+import logging
+
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+
+from instseg_d2.errors import WeightsError
+from instseg_d2.weight_formats import to_native_names
+from instseg_d2.weights_file import StateDict
+
+logger = logging.getLogger(__name__)
+
+
+def match_names(
+    file_state: StateDict, model_state: StateDict, *, heuristics: bool, caffe2: bool, backbone: str
+) -> StateDict:
+    """Rename the tensors of a file to the names in the model.
+
+    Args:
+        file_state: the weights in the file.
+        model_state: the model's ``state_dict()``.
+        heuristics: match names by their ends, as Detectron2 does for files that ask for it. Without
+            it names are taken as they are, or for the names within the backbone, or for those of an
+            ImageNet file of torchvision, timm and others, whichever finds most in the model.
+        caffe2: the names are those of Caffe2.
+        backbone: name of the backbone within the model.
+
+    Returns:
+        The tensors under their new names. Those without a partner may keep their old ones.
+
+    Raises:
+        WeightsError: with heuristics, one tensor of the file fits several in the model.
+    """
+    if heuristics:
+        try:
+            renamed: StateDict = align_and_update_state_dicts(
+                model_state, file_state, c2_conversion=caffe2
+            )
+        except ValueError as error:
+            raise WeightsError(
+                f"the names in the file are ambiguous for this model ({error}): the file is "
+                "probably for another kind of model"
+            ) from error
+        return renamed
+    if file_state and all(name.startswith("module.") for name in file_state):
+        file_state = {name[len("module.") :]: value for name, value in file_state.items()}
+    native, format_name = to_native_names(file_state)
+    within_backbone = {f"{backbone}.{name}": value for name, value in file_state.items()}
+    native = {f"{backbone}.{name}": value for name, value in native.items()}
+    # Of equals max takes the first: a file is not renamed without need.
+    best = max(
+        (file_state, within_backbone, native),
+        key=lambda state: len(model_state.keys() & state.keys()),
+    )
+    if best is native:
+        logger.info("The weights have the names of a %s", format_name)
+    return best
