@@ -115,20 +115,28 @@ class InstSegCheckpointer(DetectionCheckpointer):
         """See that the last :meth:`load` set the whole model, as prediction and evaluation need.
 
         Raises:
-            WeightsError: nothing was loaded, or tensors of the model were not in the file or had
-                another shape there.
+            WeightsError: nothing was loaded; tensors of the model were not in the file or had
+                another shape there; or the file has more tensors for parts of the model, which
+                means that it is of another one.
         """
         if self.report is None:
             raise WeightsError(
                 "MODEL.WEIGHTS is empty, so the model is untrained: name a checkpoint, for example "
                 "MODEL.WEIGHTS output/model_final.pth."
             )
+        advice = "Give the config that the weights were trained with."
         lost = [*self.report.missing, *(name for name, *_ in self.report.misshaped)]
         if lost:
             raise WeightsError(
                 f"MODEL.WEIGHTS: {len(lost)} of the model's tensors are not in the file or have "
-                f"another shape there, for example {', '.join(lost[:3])}. Give the config that the "
-                "weights were trained with."
+                f"another shape there, for example {', '.join(lost[:3])}. {advice}"
+            )
+        parts = tuple(f"{name}." for name, _ in self.model.named_children())
+        surplus = [name for name in self.report.unexpected if name.startswith(parts)]
+        if surplus:
+            raise WeightsError(
+                f"MODEL.WEIGHTS: the file has {len(surplus)} tensors that the model has no use "
+                f"for, for example {', '.join(surplus[:3])}: it is of another model. {advice}"
             )
 
     def save(self, name: str, **kwargs: Any) -> None:

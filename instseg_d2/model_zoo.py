@@ -1,12 +1,16 @@
-"""Configs by name, from any folder, in a checkout and in an installed wheel alike."""
+"""Configs and models by name, from any folder, in a checkout and in an installed wheel alike."""
 
 import difflib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
+from torch import nn
 
 from .errors import ConfigError
+from .modeling import build_model, build_trained_model
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -78,3 +82,41 @@ def get_config(name: str) -> CfgNode:
     from .config import load_config  # the config module looks names up here
 
     return load_config(get_config_file(name))
+
+
+def get(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The model of that config, in eval mode::
+
+        get("sparseinst/sparse_inst_r50vd_dcn_giam_aug", weights="checkpoint.pth")
+
+    Args:
+        name: see :func:`get_config_file`.
+        weights: path or URL of a checkpoint that has every tensor of the model. None: the model has
+            the initial values that its constructor gives it; the config's ``MODEL.WEIGHTS``
+            (ImageNet weights of the backbone, from which training starts) are not loaded.
+        overrides: of the config: ``[KEY, VALUE, KEY, VALUE, ...]``.
+        device: None: the config's ``MODEL.DEVICE``, or the CPU where PyTorch sees no GPU, as
+            Detectron2's function of this name does.
+
+    Raises:
+        ConfigError: no such config (the message names the nearest), or a wrong override.
+        WeightsError: the weights are absent, damaged, or not those of this model, whole.
+        DeviceError: the device that was asked for is not there.
+    """
+    from .config import load_config  # the config module looks names up here
+
+    cfg = load_config(get_config_file(name), overrides)
+    if device is not None:
+        cfg.MODEL.DEVICE = str(device)
+    elif not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    if weights is None:
+        return build_model(cfg).eval()
+    cfg.MODEL.WEIGHTS = str(weights)
+    return build_trained_model(cfg)

@@ -6,6 +6,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling import build_model as build_detectron2_model
 from torch import nn
 
+from .checkpoint import InstSegCheckpointer, LoadOptions
 from .errors import ConfigError, DeviceError
 from .families import model_families
 from .registry import look_up
@@ -28,6 +29,20 @@ def build_model(cfg: CfgNode) -> nn.Module:
     model = build_detectron2_model(cfg)
     if cfg.MODEL.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def build_trained_model(cfg: CfgNode) -> nn.Module:
+    """The model with ``MODEL.WEIGHTS``, in eval mode.
+
+    Raises:
+        WeightsError: the weights are absent, damaged, or not those of this model, whole.
+        ConfigError, DeviceError: see :func:`build_model`.
+    """
+    model = build_model(cfg).eval()
+    checkpointer = InstSegCheckpointer(model, options=LoadOptions.from_config(cfg))
+    checkpointer.load(cfg.MODEL.WEIGHTS)
+    checkpointer.require_complete()
     return model
 
 

@@ -9,11 +9,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
-from .checkpoint import InstSegCheckpointer, LoadOptions
 from .data.checks import read_image
 from .data.embedded import register_embedded_data
 from .errors import DataError
-from .modeling import build_model
+from .modeling import build_trained_model
 
 
 class Predictor:
@@ -35,10 +34,7 @@ class Predictor:
             DeviceError: ``MODEL.DEVICE`` is not there.
         """
         register_embedded_data(cfg)
-        self.model = build_model(cfg).eval()
-        checkpointer = InstSegCheckpointer(self.model, options=LoadOptions.from_config(cfg))
-        checkpointer.load(cfg.MODEL.WEIGHTS)
-        checkpointer.require_complete()
+        self.model = build_trained_model(cfg)
         self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else None
         self._input_format = cfg.INPUT.FORMAT
         self._resize = T.ResizeShortestEdge(

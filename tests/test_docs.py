@@ -20,10 +20,11 @@ def test_links_and_blanks(page: Path) -> None:
 
 def test_configs_in_the_readme_exist() -> None:
     text = (REPO / "README.md").read_text()
-    names = re.findall(r"`((?:sparseinst|quickstart)/\w+)`", text)
-    assert len(names) >= 6
+    names = re.findall(r"\b(sparse_inst_\w+|quickstart/\w+)", text)
+    assert len(set(names)) >= 12
     for name in names:
-        assert (REPO / "configs" / f"{name}.yaml").is_file(), name
+        folder = "configs" if "/" in name else "configs/sparseinst"
+        assert (REPO / folder / f"{name}.yaml").is_file(), name
 
 
 def test_the_python_example_names_what_exists() -> None:

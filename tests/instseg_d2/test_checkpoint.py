@@ -173,6 +173,21 @@ def test_every_format_that_is_written_loads_completely(tmp_path, suffix):
 # ---------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize(
+    ("surplus", "complete"),
+    [("head.softmax_bias", False), ("backbone.5.weight", False), ("refinement.weight", True)],
+)
+def test_more_tensors_in_a_part_mean_another_model(tmp_path, surplus, complete):
+    state = {**Model().state_dict(), surplus: torch.ones(1)}
+    checkpointer = InstSegCheckpointer(Model())
+    checkpointer.load(save_pth(tmp_path / "a.pth", {"model": state}))
+    if complete:
+        checkpointer.require_complete()
+        return
+    with pytest.raises(WeightsError, match=rf"no use for, for example {surplus}: .* another model"):
+        checkpointer.require_complete()
+
+
 def test_file_of_another_model(tmp_path):
     path = save_pth(tmp_path / "a.pth", {"features.0.w": torch.ones(2, 3), "x": torch.ones(1)})
     with pytest.raises(WeightsError) as error:

@@ -1,0 +1,256 @@
+#!/usr/bin/env python
+"""What a model costs: ``python tools/analyze.py --config-file NAME [KEY VALUE ...]``.
+
+Prints parameters, multiply-adds and activations by part, for the network alone: from the normalised
+image to the decoder's outputs, without scoring and without masks at the image's size. How it is
+counted: instseg_d2/analysis.py. It runs on the CPU, whatever MODEL.DEVICE says.
+
+``--zoo-table docs/model_zoo.md`` measures every config in that page's table anew.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from tabulate import tabulate
+from torch import nn
+
+from instseg_d2.analysis import Analysis, Chain, analyze
+from instseg_d2.config import load_config
+from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.modeling import build_model
+
+COCO_SIZE = (480, 640)
+"""Height and width of the commonest image in COCO."""
+
+PARAMS_COLUMN, FLOPS_COLUMN = "params (M)", "GFLOPs"
+
+
+def main() -> None:
+    """Parse the command line and run; a mistake of the user ends in one line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file", help="path or name of a config")
+    what.add_argument("--zoo-table", metavar="FILE", help="update the table in a Markdown file")
+    parser.add_argument(
+        "--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="of the image; default: what INPUT.{MIN,MAX}_SIZE_TEST make of one of 480 x 640",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=positive, default=1, help="images (default: 1)")
+    parser.add_argument("--depth", type=positive, default=2, help="of the parts (default: 2)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--table", action="store_true", help="print a table (the default)")
+    form.add_argument("--json", metavar="FILE", help="write exact numbers into a file instead")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    args = parser.parse_args()
+    if args.zoo_table and args != parser.parse_args(["--zoo-table", args.zoo_table]):
+        parser.error("--zoo-table FILE stands alone: every config is measured as it is")
+    try:
+        if args.zoo_table:
+            update_zoo_page(Path(args.zoo_table))
+        else:
+            run(args)
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+    except OSError as error:  # of the files named on the command line
+        sys.exit(f"error: {error}")
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure one config; print or write the result."""
+    measured = measure(
+        load_config(args.config_file, args.opts),
+        size=args.size,
+        batch=args.batch,
+        depth=args.depth,
+    )
+    if args.json:
+        path = Path(args.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"config": args.config_file, **asdict(measured)}, indent=1))
+        print(f"Wrote {path}")
+    else:
+        print(f"{args.config_file}\n{report(measured)}")
+
+
+# ------------------------------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network's costs.
+
+    Attributes:
+        image_size: (height, width) before padding.
+        input_shape: of the tensor that the network takes: (B, 3, H, W), padded.
+        analysis: what it costs.
+    """
+
+    image_size: tuple[int, int]
+    input_shape: tuple[int, int, int, int]
+    analysis: Analysis
+
+
+def sparseinst_network(model: nn.Module) -> Chain:
+    """Image tensor -> outputs of the decoder."""
+    return Chain(backbone=model.backbone, encoder=model.encoder, decoder=model.decoder)
+
+
+#: By ``MODEL.META_ARCHITECTURE``: the model -> its network, a module that takes (B, 3, H, W), both
+#: sides multiples of the model's ``size_divisibility``.
+NETWORKS: dict[str, Callable[[nn.Module], nn.Module]] = {"SparseInst": sparseinst_network}
+
+
+def measure(
+    cfg: CfgNode, *, size: tuple[int, int] | None = None, batch: int = 1, depth: int = 2
+) -> Measured:
+    """
+    Args:
+        cfg: of the model; its weights are not loaded, since they change nothing here.
+        size: (height, width) of the image; None for :func:`inference_size`.
+        batch, depth: images; levels of parts.
+
+    Raises:
+        ConfigError: an architecture that is not in :data:`NETWORKS`, or a wrong name or value.
+    """
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture not in NETWORKS:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {architecture}; this tool can measure "
+            + ", ".join(NETWORKS)
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg).eval()
+    height, width = size or inference_size(cfg)
+    step = model.size_divisibility
+    input_shape = (batch, 3, -(-height // step) * step, -(-width // step) * step)
+    images = torch.zeros(input_shape)
+    analysis = analyze(NETWORKS[architecture](model), images, depth=depth)
+    return Measured((height, width), input_shape, analysis)
+
+
+def inference_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width of what inference makes of an image of :data:`COCO_SIZE`."""
+    if cfg.INPUT.MIN_SIZE_TEST == 0:  # Detectron2's way to say: as it is
+        return COCO_SIZE
+    return ResizeShortestEdge.get_output_shape(
+        *COCO_SIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    )
+
+
+def report(measured: Measured) -> str:
+    """The result, for people."""
+    analysis = measured.analysis
+    rows = [
+        ("  " * name.count(".") + name, cost.params / 1e6, cost.flops / 1e9, cost.activations / 1e6)
+        for name, cost in {**analysis.parts, "total": analysis.total}.items()
+    ]
+    table = tabulate(
+        rows, headers=["part", PARAMS_COLUMN, FLOPS_COLUMN, "activations (M)"], floatfmt=".2f",
+        tablefmt="presto", preserve_whitespace=True,
+    )  # fmt: skip
+    operators = sorted(analysis.total.by_operator.items(), key=lambda item: -item[1])
+    batch, _, height, width = measured.input_shape
+    image_height, image_width = measured.image_size
+    lines = [
+        f"Input: {batch} x {image_height} x {image_width} (height x width), "
+        f"padded to {height} x {width}",
+        "",
+        table,
+        "",
+        "GFLOPs are 10^9 multiply-adds, as fvcore counts them: "
+        + ", ".join(f"{name} {count / 1e9:.2f}" for name, count in operators),
+    ]
+    if analysis.uncounted:
+        names = ", ".join(f"{name} ({count}x)" for name, count in analysis.uncounted.items())
+        lines.append(f"NOT counted, for want of a rule in instseg_d2/analysis.py: {names}")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------- the model zoo page
+
+
+@dataclass(frozen=True)
+class ZooRow:
+    """A row of the page's table.
+
+    Attributes:
+        line: its index in the page.
+        config: name of the config that it links to.
+        cells: its texts, by the head of their column.
+    """
+
+    line: int
+    config: str
+    cells: dict[str, str]
+
+
+def zoo_rows(text: str) -> Iterator[ZooRow]:
+    """The rows of tables that link to a config and have both measured columns."""
+    heads: list[str] = []
+    for index, line in enumerate(text.splitlines()):
+        if not line.startswith("|"):
+            heads = []
+            continue
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        heads = heads or cells
+        link = re.search(r"\]\((?:\.\./)?configs/([\w/.-]+)\.yaml\)", line)
+        if link and {PARAMS_COLUMN, FLOPS_COLUMN} <= set(heads):
+            yield ZooRow(index, link[1], dict(zip(heads, cells, strict=True)))
+
+
+def update_zoo_page(page: Path) -> None:
+    """Measure every config in the page's table, each at its own test size, and write the page.
+
+    Raises:
+        ConfigError: there is no such table, or it names a config that is not there.
+    """
+
+    @cache  # a config may have several published results
+    def measured_cells(config: str) -> dict[str, str]:
+        print(f"{config} ...", flush=True)
+        measured = measure(load_config(config), depth=1)
+        if measured.analysis.uncounted:
+            raise ConfigError(f"{config}: {report(measured).splitlines()[-1]}")
+        total = measured.analysis.total
+        return {
+            PARAMS_COLUMN: f"{total.params / 1e6:.2f}",
+            FLOPS_COLUMN: f"{total.flops / 1e9:.1f}",
+        }
+
+    text = page.read_text()
+    rows = list(zoo_rows(text))
+    if not rows:
+        raise ConfigError(
+            f"{page}: no table with links to configs and the columns "
+            f"{PARAMS_COLUMN!r} and {FLOPS_COLUMN!r}"
+        )
+    lines = text.splitlines()
+    for row in rows:
+        cells = row.cells | measured_cells(row.config)
+        lines[row.line] = f"| {' | '.join(cells.values())} |"
+    page.write_text("\n".join(lines) + "\n")
+    print(f"Wrote {page}: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()
