@@ -1,7 +1,7 @@
 """Loading and saving weights so that nothing goes wrong in silence.
 
-:mod:`instseg_d2.weights_file` reads a file; :mod:`instseg_d2.name_matching` and
-:mod:`instseg_d2.load_report` say what of it fits the model; :class:`InstSegCheckpointer` here
+:mod:`instseg_d2.weights.file` reads a file; :mod:`instseg_d2.weights.matching` and
+:mod:`instseg_d2.weights.report` say what of it fits the model; :class:`InstSegCheckpointer` here
 decides what is an error, and saves.
 """
 
@@ -20,12 +20,12 @@ from torch import nn
 
 from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import WeightsError
-from instseg_d2.load_report import LoadReport, make_report, require_backbone
-from instseg_d2.name_matching import match_names
-from instseg_d2.weights_file import Checkpoint, read_weights_file
-from instseg_d2.weights_hash import verify_hash_in_name
-from instseg_d2.weights_sources import advice_for_absent_file, advice_for_failed_download
-from instseg_d2.weights_values import check_values
+from instseg_d2.weights.file import Checkpoint, read_weights_file
+from instseg_d2.weights.matching import match_names
+from instseg_d2.weights.name_hash import verify_hash_in_name
+from instseg_d2.weights.report import LoadReport, make_report, require_backbone
+from instseg_d2.weights.sources import advice_for_absent_file, advice_for_failed_download
+from instseg_d2.weights.values import check_values
 
 
 @dataclass(frozen=True)

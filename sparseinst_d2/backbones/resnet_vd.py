@@ -15,7 +15,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from timm.models.resnet import BasicBlock, Bottleneck
-from torch import Tensor, nn
+from torch import Tensor
 
 from instseg_d2.errors import ConfigError
 from instseg_d2.layers.deform_conv import DeformConv, ModulatedDeformConv, OffsetConv

@@ -12,8 +12,8 @@ from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
 from instseg_d2.errors import WeightsError
 from instseg_d2.modeling import build_model
-from instseg_d2.name_matching import match_names
-from instseg_d2.weights_file import write_weights_file
+from instseg_d2.weights.file import write_weights_file
+from instseg_d2.weights.matching import match_names
 
 OPTIONS = {"heuristics": False, "caffe2": False, "backbone": "backbone"}
 
@@ -96,3 +96,12 @@ def test_timm_file_fills_the_backbone(tmp_path, config, timm_model, name):
     assert not [missing for missing in report.missing if missing.startswith("backbone.")]
     assert report.misshaped == []
     assert any(torch.equal(state[name], ours) for ours in model.backbone.state_dict().values())
+
+
+def test_an_imagenet_file_is_translated_before_its_ends_are_matched():
+    model = {"backbone.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
+    model["backbone.res2.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
+    resnet = torchvision.models.resnet50(weights=None).state_dict()
+    matched = match_names(resnet, model, heuristics=True, caffe2=False, backbone="backbone")
+    for ours, theirs in (("stem.conv1", "conv1"), ("res2.0.conv1", "layer1.0.conv1")):
+        assert torch.equal(matched[f"backbone.{ours}.weight"], resnet[f"{theirs}.weight"])

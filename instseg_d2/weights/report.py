@@ -101,7 +101,7 @@ def make_report(
 
     Args:
         file_shapes: what the file has, under the names that
-            :func:`instseg_d2.name_matching.match_names` gave.
+            :func:`instseg_d2.weights.matching.match_names` gave.
         model_shapes: what the model has.
         missing: what loading found missing, mis-shaped tensors included or not.
         unexpected: what loading found left over.

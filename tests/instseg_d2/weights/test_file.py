@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights_file import read_weights_file, write_weights_file
+from instseg_d2.weights.file import read_weights_file, write_weights_file
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 

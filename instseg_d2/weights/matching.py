@@ -7,8 +7,8 @@ import logging
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weight_formats import to_native_names
-from instseg_d2.weights_file import StateDict
+from instseg_d2.weights.file import StateDict
+from instseg_d2.weights.formats import to_native_names
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +21,10 @@ def match_names(
     Args:
         file_state: the weights in the file.
         model_state: the model's ``state_dict()``.
-        heuristics: match names by their ends, as Detectron2 does for files that ask for it. Without
-            it names are taken as they are, or for the names within the backbone, or for those of an
-            ImageNet file of torchvision, timm and others, whichever finds most in the model.
+        heuristics: match names by their ends, as Detectron2 does for files that ask for it, those
+            of an ImageNet file of torchvision, timm and others after translation. Without it names
+            are taken as they are, or for the names within the backbone, or for those of an ImageNet
+            file, whichever finds most in the model.
         caffe2: the names are those of Caffe2.
         backbone: name of the backbone within the model.
 
@@ -34,9 +35,12 @@ def match_names(
         WeightsError: with heuristics, one tensor of the file fits several in the model.
     """
     if heuristics:
+        native, format_name = to_native_names(file_state)
+        if format_name is not None:
+            logger.info("The weights have the names of a %s", format_name)
         try:
             renamed: StateDict = align_and_update_state_dicts(
-                model_state, file_state, c2_conversion=caffe2
+                model_state, native, c2_conversion=caffe2
             )
         except ValueError as error:
             raise WeightsError(

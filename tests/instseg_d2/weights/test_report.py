@@ -1,4 +1,4 @@
-from instseg_d2.load_report import LoadReport, grouped_by_module, make_report
+from instseg_d2.weights.report import LoadReport, grouped_by_module, make_report
 
 
 def test_report_finds_misshaped_tensors_that_heuristics_left_under_their_old_names():

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights_hash import hash_in_name, verify_hash_in_name
+from instseg_d2.weights.name_hash import hash_in_name, verify_hash_in_name
 
 CONTENT = b"weights 1"
 SHA = hashlib.sha256(CONTENT).hexdigest()

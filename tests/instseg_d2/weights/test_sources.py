@@ -9,8 +9,8 @@ from torch import nn
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights_hash import hash_in_name
-from instseg_d2.weights_sources import KNOWN_SOURCES
+from instseg_d2.weights.name_hash import hash_in_name
+from instseg_d2.weights.sources import KNOWN_SOURCES
 
 
 class Model(nn.Module):

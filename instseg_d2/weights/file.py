@@ -13,6 +13,7 @@ it:
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import pickle
@@ -77,19 +78,24 @@ def read_weights_file(path: str, *, trust_file: bool = False) -> Checkpoint:
     Raises:
         WeightsError: the file is damaged, is no weights file, or needs code of its own to be read.
     """
-    checkpoint = _READERS[_kind(path)](path, trust_file)
+    checkpoint = _READERS[file_kind(path)](path, trust_file)
     checkpoint["model"] = _to_tensors(checkpoint["model"], path)
     return checkpoint
 
 
-def write_weights_file(path: str, state: Mapping[str, torch.Tensor]) -> None:
-    """Write weights alone, whole or not at all, in the format that the suffix names.
+def write_weights_file(
+    path: str, state: Mapping[str, torch.Tensor], extras: Mapping[str, Any] | None = None
+) -> None:
+    """Write weights, whole or not at all, in the format that the suffix names.
 
     Args:
         path: ``.safetensors``, ``.pth`` (a dict with the entry ``model``) or ``.pkl`` (arrays in
             the format of Detectron2's model zoo, with exact names). Its folder is made if need be.
         state: any device, any strides, also tensors that share memory. NumPy has no bfloat16 nor
             anything shorter, so that in a ``.pkl`` such tensors become float32.
+        extras: entries of the checkpoint beside ``model``: any in a ``.pth``, in a ``.pkl``
+            ``matching_heuristics`` alone; ``.safetensors`` has no place for them. What has no place
+            is left out.
 
     Raises:
         WeightsError: another suffix.
@@ -99,20 +105,21 @@ def write_weights_file(path: str, state: Mapping[str, torch.Tensor]) -> None:
         raise WeightsError(
             f"{path}: weights are written as {', '.join(_WRITERS)}; give a name that ends so."
         )
-    # Copies, because safetensors takes no tensors that share memory or have gaps.
-    copies = {
-        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, value in state.items()
-    }
+    # Copies, because safetensors takes no tensors that share memory or have gaps, and elsewhere a
+    # view would be saved with all that it is a view of. The same kind of dict, because an
+    # OrderedDict may have the attribute _metadata.
+    copies = copy.copy(dict(state) if not isinstance(state, dict) else state)
+    for name, value in copies.items():
+        copies[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    write(path, copies)
+    write(path, copies, dict(extras or {}))
 
 
 # -------------------------------------------------------------------------------- the formats
 
 
-def _kind(path: str) -> str:
-    """``.pth``, ``.safetensors`` or ``.pkl`` by the first bytes, else by the suffix."""
+def file_kind(path: str) -> str:
+    """``.pth``, ``.safetensors`` or ``.pkl``: by the file's first bytes, else by its suffix."""
     with open(path, "rb") as file:
         start = file.read(32)
     if start.startswith(b"PK\x03\x04") or _TORCH_LEGACY_MAGIC in start:
@@ -182,18 +189,18 @@ def _unwrap(content: dict[str, Any], path: str) -> Checkpoint | None:
     return {"model": model, "__author__": "pycls", "matching_heuristics": True}
 
 
-def _write_torch(path: str, state: StateDict) -> None:
+def _write_torch(path: str, state: StateDict, extras: dict[str, Any]) -> None:
     with written_whole(path) as file:
-        torch.save({"model": state}, file)
+        torch.save({"model": state, **extras}, file)
 
 
-def _write_safetensors(path: str, state: StateDict) -> None:
+def _write_safetensors(path: str, state: StateDict, extras: dict[str, Any]) -> None:
     with written_whole(path) as file:
         # The note by which other readers know whose tensors these are.
         file.write(safetensors.torch.save(state, {"format": "pt"}))
 
 
-def _write_pickle(path: str, state: StateDict) -> None:
+def _write_pickle(path: str, state: StateDict, extras: dict[str, Any]) -> None:
     known_to_numpy = (torch.float16, torch.float32, torch.float64)
     model = {
         name: (
@@ -203,11 +210,16 @@ def _write_pickle(path: str, state: StateDict) -> None:
         ).numpy()
         for name, value in state.items()
     }
+    content = {
+        "model": model,
+        "__author__": "instseg-d2",
+        "matching_heuristics": bool(extras.get("matching_heuristics")),
+    }
     with written_whole(path) as file:
-        pickle.dump({"model": model, "__author__": "instseg-d2"}, file)
+        pickle.dump(content, file)
 
 
-_WRITERS: dict[str, Callable[[str, StateDict], None]] = {
+_WRITERS: dict[str, Callable[[str, StateDict, dict[str, Any]], None]] = {
     ".safetensors": _write_safetensors,
     ".pth": _write_torch,
     ".pkl": _write_pickle,
@@ -265,7 +277,7 @@ def _torch_load(path: str, trust_file: bool) -> Any:
 
 def _load_with_code(path: str, refused: str, load: Callable[[], Any]) -> Any:
     logger.warning(
-        "%s holds '%s': read with its code, because MODEL.LOADING.TRUST_FILE is set", path, refused
+        "%s holds '%s': read with its code, because the file is to be trusted", path, refused
     )
     try:
         return load()

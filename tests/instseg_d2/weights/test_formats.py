@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_resnet_backbone
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weight_formats import (
+from instseg_d2.weights.formats import (
     FORMATS,
     PVT_V2,
     TIMM_CSP_DARKNET,

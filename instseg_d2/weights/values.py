@@ -6,7 +6,7 @@ from collections import Counter
 import torch
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights_file import StateDict
+from instseg_d2.weights.file import StateDict
 
 logger = logging.getLogger(__name__)
 

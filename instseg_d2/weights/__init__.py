@@ -1,0 +1,1 @@
+"""Weights files: reading, recognising, matching with a model, converting, writing."""
