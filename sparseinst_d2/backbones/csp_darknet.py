@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from instseg_d2.errors import ConfigError
 
-from .stages import StagedBackbone, freeze, set_norm
+from .stages import StagedBackbone, freeze_first, set_norm
 
 NAMES = ("cspdarknet53", "darknet53")
 
@@ -54,10 +54,8 @@ class CSPDarkNet(StagedBackbone):
         }
         self.set_features(features, out_features, "MODEL.CSPNET.OUT_FEATURES")
         set_norm(self, norm, "MODEL.CSPNET.NORM")
-        freeze(self, ("stem",) * (freeze_at >= 1))
-        freeze(
-            self.stages, [str(index) for index in range(len(self.stages))][: max(freeze_at - 1, 0)]
-        )
+        parts = ["stem", *(f"stages.{name}" for name, _ in self.stages.named_children())]
+        freeze_first(self, [[part] for part in parts], freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

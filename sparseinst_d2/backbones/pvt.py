@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from instseg_d2.errors import ConfigError
 
-from .stages import StagedBackbone, freeze
+from .stages import StagedBackbone, freeze_first
 
 SIZES = ("b0", "b1", "b2", "b3", "b4", "b5")
 LINEAR_SIZES = ("b2",)
@@ -76,9 +76,8 @@ class PyramidVisionTransformer(StagedBackbone):
                 wrapped = nn.Sequential(OrderedDict(dwconv=module.dwconv))
                 module.add_module("dwconv", wrapped)
         self.set_features(features, out_features, "MODEL.PVT.OUT_FEATURES")
-        freeze(self, ("patch_embed1",) * (freeze_at >= 1))
-        for index in range(1, min(freeze_at, len(features) + 1)):
-            freeze(self, [f"{part}{index}" for part in PARTS])
+        stages = [[f"{part}{index}" for part in PARTS] for index in range(1, len(features) + 1)]
+        freeze_first(self, [["patch_embed1"], *stages], freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

@@ -20,10 +20,13 @@ from torch import Tensor
 from instseg_d2.errors import ConfigError
 from instseg_d2.layers.deform_conv import DeformConv, ModulatedDeformConv, OffsetConv
 
-from .stages import StagedBackbone, freeze, set_norm
+from .stages import StagedBackbone, freeze_first, set_norm
 
 BLOCKS = {18: BasicBlock, 34: BasicBlock} | dict.fromkeys((50, 101, 152, 200), Bottleneck)
 """The depths that timm has, and their blocks."""
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+"""Names of the modules behind the features ``res2`` to ``res5``."""
 
 
 class DeformBottleneck(Bottleneck):
@@ -38,6 +41,11 @@ class DeformBottleneck(Bottleneck):
     ) -> None:
         super().__init__(*args, **kwargs)
         regular: Any = self.conv2
+        if regular.in_channels % deform_num_groups:
+            raise ConfigError(
+                f"MODEL.RESNETS.DEFORM_NUM_GROUPS is {deform_num_groups}, which does not divide "
+                f"{regular.in_channels} channels"
+            )
         self.conv2_offset = OffsetConv(
             regular.in_channels,
             stride=regular.stride,
@@ -100,22 +108,7 @@ class ResNetVD(StagedBackbone):
             ConfigError: one of them is not possible.
         """
         super().__init__()
-        if depth not in BLOCKS:
-            raise ConfigError(
-                f"MODEL.RESNETS.DEPTH is {depth}; here are {', '.join(map(str, BLOCKS))}"
-            )
-        if len(deform_on_per_stage) != 4:
-            raise ConfigError(
-                "MODEL.RESNETS.DEFORM_ON_PER_STAGE must have four entries, res2 to res5"
-            )
-        if any(deform_on_per_stage) and BLOCKS[depth] is BasicBlock:
-            raise ConfigError(
-                f"MODEL.RESNETS.DEFORM_ON_PER_STAGE needs bottlenecks, which depth {depth} lacks"
-            )
-        if res5_dilation not in (1, 2):
-            raise ConfigError(
-                f"MODEL.RESNETS.RES5_DILATION is {res5_dilation}; 1 and 2 are possible"
-            )
+        _check(depth, deform_on_per_stage, num_groups, width_per_group, res5_dilation)
         deformable = partial(
             DeformBottleneck,
             deform_modulated=deform_modulated,
@@ -131,7 +124,7 @@ class ResNetVD(StagedBackbone):
             output_stride=32 // res5_dilation,
             zero_init_last=False,  # with frozen statistics a zero there would never be left
         )
-        for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+        for name in ("conv1", "bn1", "act1", "maxpool", *STAGES):
             self.add_module(name, getattr(net, name))
         for module in self.modules():
             if isinstance(module, OffsetConv):  # timm has initialised it as any convolution
@@ -142,8 +135,7 @@ class ResNetVD(StagedBackbone):
         }
         self.set_features(features, out_features, "MODEL.RESNETS.OUT_FEATURES")
         set_norm(self, norm, "MODEL.RESNETS.NORM")
-        stages = ("layer1", "layer2", "layer3", "layer4")
-        freeze(self, ("conv1", "bn1") * (freeze_at >= 1) + stages[: max(freeze_at - 1, 0)])
+        freeze_first(self, [["conv1", "bn1"], *([stage] for stage in STAGES)], freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -164,10 +156,37 @@ class ResNetVD(StagedBackbone):
     def stage_outputs(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         outputs = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for stage in STAGES:
+            x = self.get_submodule(stage)(x)
             outputs.append(x)
         return outputs
+
+
+def _check(
+    depth: int,
+    deform_on_per_stage: Sequence[bool],
+    num_groups: int,
+    width_per_group: int,
+    res5_dilation: int,
+) -> None:
+    """Raise ``ConfigError`` for what timm cannot build."""
+    if depth not in BLOCKS:
+        known = ", ".join(map(str, BLOCKS))
+        raise ConfigError(f"MODEL.RESNETS.DEPTH is {depth}; here are {known}")
+    if len(deform_on_per_stage) != len(STAGES):
+        raise ConfigError("MODEL.RESNETS.DEFORM_ON_PER_STAGE needs four entries, res2 to res5")
+    if BLOCKS[depth] is BasicBlock:
+        for key, wanted in (
+            ("DEFORM_ON_PER_STAGE", any(deform_on_per_stage)),
+            ("NUM_GROUPS", num_groups != 1),
+            ("WIDTH_PER_GROUP", width_per_group != 64),
+        ):
+            if wanted:
+                raise ConfigError(
+                    f"MODEL.RESNETS.{key} needs bottlenecks, which depth {depth} lacks"
+                )
+    if res5_dilation not in (1, 2):
+        raise ConfigError(f"MODEL.RESNETS.RES5_DILATION is {res5_dilation}, not 1 or 2")
 
 
 @BACKBONE_REGISTRY.register()

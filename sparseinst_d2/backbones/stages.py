@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import Backbone
-from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from instseg_d2.errors import ConfigError
@@ -59,9 +60,10 @@ class StagedBackbone(Backbone):
 
 
 class FrozenBatchNormAct2d(FrozenBatchNorm2d):
-    """Frozen batch norm, then an activation: what timm's ``BatchNormAct2d`` becomes."""
+    """Frozen batch norm, then an activation: what timm's norms with an activation become."""
 
-    def __init__(self, source: BatchNormAct2d) -> None:
+    def __init__(self, source: Any) -> None:
+        """``source``: a ``BatchNormAct2d`` or ``SyncBatchNormAct``."""
         super().__init__(source.num_features, eps=source.eps)
         self.drop, self.act = source.drop, source.act
 
@@ -91,7 +93,7 @@ def set_norm(module: nn.Module, norm: str, key: str) -> None:
 def with_frozen_norms(module: nn.Module) -> nn.Module:
     """``module`` with its batch norms exchanged in place for frozen ones of the same values; if it
     is itself a batch norm, the frozen one."""
-    if isinstance(module, BatchNormAct2d):
+    if isinstance(module, BatchNormAct2d | SyncBatchNormAct):
         frozen: nn.Module = FrozenBatchNormAct2d(module)
     elif isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
         frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
@@ -103,8 +105,22 @@ def with_frozen_norms(module: nn.Module) -> nn.Module:
     return frozen
 
 
-def freeze(parent: nn.Module, names: Sequence[str]) -> None:
-    """Keep the parameters and statistics of children as they are, in training as well."""
-    for name in names:
-        child = with_frozen_norms(parent.get_submodule(name))
-        parent.add_module(name, child.requires_grad_(False))
+def freeze_first(parent: nn.Module, parts: Sequence[Sequence[str]], freeze_at: int) -> None:
+    """Keep parameters and statistics of the first parts as they are, in training as well.
+
+    Args:
+        parent: the backbone.
+        parts: for each value of ``FREEZE_AT`` from 1 on the submodules that it adds, by name.
+        freeze_at: how many of the parts.
+
+    Raises:
+        ConfigError: more than there are, or less than 0.
+    """
+    if not 0 <= freeze_at <= len(parts):
+        raise ConfigError(
+            f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}; this backbone takes 0 to {len(parts)}"
+        )
+    for name in (name for part in parts[:freeze_at] for name in part):
+        child = with_frozen_norms(parent.get_submodule(name)).requires_grad_(False)
+        owner, _, last = name.rpartition(".")
+        parent.get_submodule(owner).add_module(last, child)
