@@ -1,8 +1,8 @@
 """Loading and saving weights so that nothing goes wrong in silence.
 
-:mod:`instseg_d2.weights.file` reads a file; :mod:`instseg_d2.weights.matching` and
-:mod:`instseg_d2.weights.report` say what of it fits the model; :class:`InstSegCheckpointer` here
-decides what is an error, and saves.
+:mod:`instseg_d2.weights.file` reads a file; :mod:`instseg_d2.weights.matching`,
+:mod:`instseg_d2.weights.report` and :mod:`instseg_d2.weights.backbone_match` say what of it fits
+the model; :class:`InstSegCheckpointer` here decides what is an error, and saves.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from torch import nn
 
 from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights.file import Checkpoint, read_weights_file
+from instseg_d2.weights.backbone_match import match_backbone, require_backbone
+from instseg_d2.weights.file import Checkpoint, StateDict, file_kind, read_weights_file
+from instseg_d2.weights.folded_norms import folded_statistics, norms_are_folded
 from instseg_d2.weights.matching import match_names
 from instseg_d2.weights.name_hash import verify_hash_in_name
-from instseg_d2.weights.report import LoadReport, make_report, require_backbone
+from instseg_d2.weights.report import LoadReport, Shape, make_report
 from instseg_d2.weights.sources import advice_for_absent_file, advice_for_failed_download
 from instseg_d2.weights.values import check_values
+
+OF_THE_CONFIG = ("pixel_mean", "pixel_std")
+"""Buffers that a file may lack: the config gives them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class LoadOptions:
 
     Attributes:
         trust_file: read a file also if that runs code that it brings along.
-        allow_partial: warn, in place of an error, of fewer than 90 % of the backbone's tensors.
+        allow_partial: warn, in place of an error, of a file with another backbone or with less than
+            90 % of it.
         verify_hash: check a file whose name ends in digits of its hash against them.
     """
 
@@ -206,6 +212,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
         if self.options.verify_hash:
             verify_hash_in_name(filename)
         checkpoint = read_weights_file(filename, trust_file=self.options.trust_file)
+        checkpoint["norms_are_folded"] = norms_are_folded(checkpoint, file_kind(filename))
         assert self._parsed_url_during_load is not None, "only to be called by load()"
         queries = parse_qs(self._parsed_url_during_load.query)
         if queries.pop("matching_heuristics", None) == ["True"]:
@@ -215,6 +222,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: Checkpoint) -> Any:
+        is_folded = checkpoint.pop("norms_are_folded", False)
         model_state = self.model.state_dict()
         file_state = match_names(
             checkpoint["model"],
@@ -224,21 +232,27 @@ class InstSegCheckpointer(DetectionCheckpointer):
             backbone=self.backbone,
         )
         checkpoint["model"] = file_state
-        file_shapes = {name: tuple(value.shape) for name, value in file_state.items()}
-        model_shapes = {name: tuple(value.shape) for name, value in model_state.items()}
         check_values(file_state, model_state)
+        file_state = dict(file_state)  # loading takes the mis-shaped tensors out of the other
         incompatible = super()._load_model(checkpoint)
+        # Not what loading found missing: some modules fill in what they miss, and tell no one.
+        missing = [n for n in model_state if n not in file_state and n not in OF_THE_CONFIG]
+        if is_folded:
+            folded = set(folded_statistics(missing, file_state))
+            missing = [name for name in missing if name not in folded]
         self.report = make_report(
-            file_shapes, model_shapes, incompatible.missing_keys, incompatible.unexpected_keys
+            _shapes(file_state), _shapes(model_state), missing, incompatible.unexpected_keys
         )
-        incomplete = self.report.missing or self.report.misshaped
+        match = match_backbone(self.report, model_state, self.backbone)
+        surplus = match is not None and match.surplus
+        incomplete = self.report.missing or self.report.misshaped or surplus
         self.logger.log(
             logging.WARNING if incomplete else logging.INFO,
             "Loaded weights:\n%s",
             self.report.table(),
         )
         try:
-            require_backbone(self.report, file_shapes, model_shapes, self.backbone)
+            require_backbone(self.report, match, file_state, model_state)
         except WeightsError as error:
             if not self.options.allow_partial:
                 raise
@@ -262,3 +276,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
                 f"{error}). Resuming needs the same model and solver as before. To start a new run "
                 "from its weights, give it as MODEL.WEIGHTS and a new OUTPUT_DIR."
             ) from error
+
+
+def _shapes(state: StateDict) -> dict[str, Shape]:
+    return {name: tuple(value.shape) for name, value in state.items()}

@@ -37,7 +37,8 @@ def add_shared_config(cfg: CN) -> None:
     # Read a .pth, .pkl or .pyth file also if that runs code that the file brings along. Only for
     # files whose origin you trust.
     cfg.MODEL.LOADING.TRUST_FILE = False
-    # Warn, in place of an error, when fewer than 90 % of the backbone's tensors are in the file.
+    # Warn, in place of an error, when the file's backbone is another one than the model's: fewer
+    # than 90 % of the tensors of either are in the other, or some differ in shape.
     cfg.MODEL.LOADING.ALLOW_PARTIAL = False
     # Check files whose names end in digits of their SHA-256 hash against them.
     cfg.MODEL.LOADING.VERIFY_HASH = True
@@ -74,7 +75,14 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
     if config_file:
         path = find_config_file(config_file)
         try:
-            cfg.merge_from_file(str(path))
+            # Detectron2 would otherwise build any Python object that a YAML asks for.
+            cfg.merge_from_file(str(path), allow_unsafe=False)
+        except yaml.constructor.ConstructorError as error:
+            raise ConfigError(
+                f"{path} is refused: {error.problem} ({error.problem_mark}). Configs hold plain "
+                "values only, because building other objects can run code of the file's author; "
+                "write the value out."
+            ) from error
         except yaml.YAMLError as error:
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
         except FileNotFoundError as error:

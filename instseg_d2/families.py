@@ -8,10 +8,13 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
+
+if TYPE_CHECKING:
+    from .weights.convert.namings import Naming
 
 #: Importing one registers its modules with Detectron2; each has a constant ``FAMILY``.
 FAMILY_PACKAGES = ("sparseinst_d2",)
@@ -37,6 +40,7 @@ class ModelFamily:
             loader with the mapper.
         build_test_loader: likewise.
         build_evaluator: (cfg, data set's name) -> evaluator; None: the one that fits the data set.
+        namings: of whole models in other software, for the conversion of checkpoints.
     """
 
     meta_architectures: tuple[str, ...]
@@ -47,6 +51,7 @@ class ModelFamily:
     build_train_loader: LoaderBuilder | None = None
     build_test_loader: LoaderBuilder | None = None
     build_evaluator: Callable[[CfgNode, str], DatasetEvaluator] | None = None
+    namings: tuple["Naming", ...] = ()
 
 
 @cache

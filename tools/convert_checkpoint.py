@@ -46,12 +46,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     try:
         said = convert_file(
-            args.source, args.dest, options, trust_file=args.trust, overwrite=args.overwrite
+            args.source,
+            args.dest,
+            options,
+            trust_file=args.trust,
+            overwrite=args.overwrite,
+            verify_hash=not args.no_verify,
         )
     except (UserError, OSError) as error:
         message = user_message(error) if isinstance(error, UserError) else str(error)
-        # Weights are also read where configs say what is trusted; here an option does.
-        sys.exit(f"error: {message.replace('MODEL.LOADING.TRUST_FILE True', '--trust')}")
+        # Weights are also read where configs say how strictly; here options do.
+        message = message.replace("MODEL.LOADING.TRUST_FILE True", "--trust")
+        sys.exit(f"error: {message.replace('MODEL.LOADING.VERIFY_HASH False', '--no-verify')}")
     width = max(len(topic) for topic, _ in said) + 2
     for topic, text in said:
         print(f"{topic + ':':{width}}{text}")
@@ -84,6 +90,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trust", action="store_true",
         help="read SOURCE even if that runs code in it; only if you trust where it comes from",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-verify", action="store_true",
+        help="do not check SOURCE against the digits of a hash at the end of its name",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace DEST if it exists")
     return parser.parse_args(argv)

@@ -14,6 +14,8 @@ from instseg_d2.weights.formats import (
     TIMM_DARKNET,
     TIMM_RESNET_D,
     TORCHVISION_RESNET,
+    VGG_A,
+    VGG_D,
     NameFormat,
     is_classifier,
     recognise_native,
@@ -43,6 +45,8 @@ _NARROW_PVT_WIDTH = 32
 
 _CLS_SCORE = "decoder.inst_branch.cls_score.weight"
 _IAM_CONV = "decoder.inst_branch.iam_conv.weight"
+_ENCODE = "head.encode.weight"
+_MASK = "head.mask.weight"
 
 
 def describe_weights(state: State) -> str:
@@ -67,6 +71,9 @@ def describe_weights(state: State) -> str:
     backbone = describe_backbone(within)
     if _CLS_SCORE in state and _IAM_CONV in state:
         return ", ".join(["SparseInst", backbone or "unknown backbone", *_sparseinst_facts(state)])
+    if _ENCODE in state and _MASK in state:
+        kind = "SharpMask" if any(name.startswith("refinement.") for name in state) else "DeepMask"
+        return ", ".join([kind, backbone or "unknown trunk", *_deepmask_facts(state)])
     parts = sorted({name.split(".")[0] for name in state})
     shown = ", ".join(parts[:8]) + (", ..." if len(parts) > 8 else "")
     return f"{backbone} and other parts ({shown})" if backbone else f"unknown, of parts {shown}"
@@ -95,6 +102,9 @@ def _describe(state: State, formats: Iterable[NameFormat]) -> str:
         name = "CSPDarknet" if TIMM_CSP_DARKNET in formats else "Darknet"
         depths = _depths(state, "stages.{}.blocks", range(5))
         return f"{name}53" if depths == (1, 2, 8, 8, 4) else f"{name}, blocks {depths}"
+    for vgg, name in ((VGG_A, "VGG-11"), (VGG_D, "VGG-16")):
+        if vgg in formats:
+            return name
     assert PVT_V2 in formats, "a format that has no words here"
     return _pvt(state)
 
@@ -134,6 +144,16 @@ def _sparseinst_facts(state: State) -> list[str]:
         kind,
         f"{_size(state, _CLS_SCORE, 0)} classes",
         f"{_size(state, _IAM_CONV, 0) // groups} masks",
+    ]
+
+
+def _deepmask_facts(state: State) -> list[str]:
+    """The head in words, from the shapes of its layers."""
+    side = math.isqrt(_size(state, _MASK, 0))
+    return [
+        f"windows of {_size(state, _ENCODE, 2)} cells a side",
+        f"encodings of {_size(state, _ENCODE, 0)}",
+        f"coarse masks of {side} x {side}",
     ]
 
 

@@ -29,6 +29,7 @@ from torch import nn
 
 from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import WeightsError
+from instseg_d2.weights.safe_pickle import ADMITTED, ArrayUnpickler, RefusedError
 
 Checkpoint = dict[str, Any]
 StateDict = dict[str, torch.Tensor]
@@ -42,24 +43,8 @@ _MAX_SAFETENSORS_HEADER = 100_000_000
 _WEIGHTS_KEYS = ("model", "model_state", "state_dict")
 """Where checkpoints keep their weights: Detectron2 and many others, pycls, timm and Lightning."""
 
-_ADMITTED_IN_PICKLES = {
-    ("_codecs", "encode"),  # Python 3 writes bytes so in the old protocols
-    ("builtins", "bytearray"),
-    ("builtins", "complex"),
-    ("builtins", "set"),
-    ("collections", "OrderedDict"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    *(
-        (f"numpy.{core}.{module}", name)
-        for core in ("core", "_core")
-        for module, name in (
-            ("multiarray", "_reconstruct"),
-            ("multiarray", "scalar"),
-            ("numeric", "_frombuffer"),
-        )
-    ),
-}
+NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
+"""Of the floating-point types those that NumPy has, and so a ``.pkl``."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,18 +69,25 @@ def read_weights_file(path: str, *, trust_file: bool = False) -> Checkpoint:
 
 
 def write_weights_file(
-    path: str, state: Mapping[str, torch.Tensor], extras: Mapping[str, Any] | None = None
+    path: str,
+    state: Mapping[str, torch.Tensor],
+    extras: Mapping[str, Any] | None = None,
+    *,
+    is_plain: bool = False,
 ) -> None:
     """Write weights, whole or not at all, in the format that the suffix names.
 
     Args:
-        path: ``.safetensors``, ``.pth`` (a dict with the entry ``model``) or ``.pkl`` (arrays in
-            the format of Detectron2's model zoo, with exact names). Its folder is made if need be.
+        path: ends in one of :data:`SUFFIXES`: ``.safetensors``, ``.pth`` (a dict with the entry
+            ``model``) or ``.pkl`` (arrays in the format of Detectron2's model zoo, with exact
+            names). Its folder is made if need be.
         state: any device, any strides, also tensors that share memory. NumPy has no bfloat16 nor
             anything shorter, so that in a ``.pkl`` such tensors become float32.
         extras: entries of the checkpoint beside ``model``: any in a ``.pth``, in a ``.pkl``
             ``matching_heuristics`` alone; ``.safetensors`` has no place for them. What has no place
             is left out.
+        is_plain: write the dict of weights itself into a ``.pth``, as torchvision does, without
+            extras.
 
     Raises:
         WeightsError: another suffix.
@@ -103,7 +95,7 @@ def write_weights_file(
     write = _WRITERS.get(Path(path).suffix)
     if write is None:
         raise WeightsError(
-            f"{path}: weights are written as {', '.join(_WRITERS)}; give a name that ends so."
+            f"{path}: weights are written as {', '.join(SUFFIXES)}; give a name that ends so."
         )
     # Copies, because safetensors takes no tensors that share memory or have gaps, and elsewhere a
     # view would be saved with all that it is a view of. The same kind of dict, because an
@@ -112,7 +104,7 @@ def write_weights_file(
     for name, value in copies.items():
         copies[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    write(path, copies, dict(extras or {}))
+    write(path, copies, dict(extras or {}), is_plain)
 
 
 # -------------------------------------------------------------------------------- the formats
@@ -189,23 +181,22 @@ def _unwrap(content: dict[str, Any], path: str) -> Checkpoint | None:
     return {"model": model, "__author__": "pycls", "matching_heuristics": True}
 
 
-def _write_torch(path: str, state: StateDict, extras: dict[str, Any]) -> None:
+def _write_torch(path: str, state: StateDict, extras: dict[str, Any], is_plain: bool) -> None:
     with written_whole(path) as file:
-        torch.save({"model": state, **extras}, file)
+        torch.save(state if is_plain else {"model": state, **extras}, file)
 
 
-def _write_safetensors(path: str, state: StateDict, extras: dict[str, Any]) -> None:
+def _write_safetensors(path: str, state: StateDict, extras: dict[str, Any], is_plain: bool) -> None:
     with written_whole(path) as file:
         # The note by which other readers know whose tensors these are.
         file.write(safetensors.torch.save(state, {"format": "pt"}))
 
 
-def _write_pickle(path: str, state: StateDict, extras: dict[str, Any]) -> None:
-    known_to_numpy = (torch.float16, torch.float32, torch.float64)
+def _write_pickle(path: str, state: StateDict, extras: dict[str, Any], is_plain: bool) -> None:
     model = {
         name: (
             value.float()
-            if value.is_floating_point() and value.dtype not in known_to_numpy
+            if value.is_floating_point() and value.dtype not in NUMPY_FLOATS
             else value
         ).numpy()
         for name, value in state.items()
@@ -219,55 +210,43 @@ def _write_pickle(path: str, state: StateDict, extras: dict[str, Any]) -> None:
         pickle.dump(content, file)
 
 
-_WRITERS: dict[str, Callable[[str, StateDict, dict[str, Any]], None]] = {
+_WRITERS: dict[str, Callable[[str, StateDict, dict[str, Any], bool], None]] = {
     ".safetensors": _write_safetensors,
     ".pth": _write_torch,
     ".pkl": _write_pickle,
 }
 
+SUFFIXES = tuple(_WRITERS)
+"""Of the files that can be written; each is a format."""
+
 
 # ------------------------------------------------------------------------ unpickling with care
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain containers, and nothing else that a pickle may ask for."""
-
-    refused = ""
-    """What the pickle asked for in vain."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED_IN_PICKLES:
-            self.refused = f"{module}.{name}"
-            raise pickle.UnpicklingError(self.refused)
-        return super().find_class(module, name)
-
-
 def _unpickle(path: str, trust_file: bool) -> Any:
     with open(path, "rb") as file:
-        unpickler = _ArrayUnpickler(file, encoding="latin1")
         try:
-            return unpickler.load()
-        except Exception as error:  # damaged pickles raise errors of many types
-            if not unpickler.refused:
-                raise _damaged(path, error) from error
+            return ArrayUnpickler(file).load()
+        except RefusedError as error:
+            refused = f"it holds '{error.what}'"
             if not trust_file:
-                raise _refusal(path, unpickler.refused) from error
+                raise _refusal(path, refused) from error
+        except Exception as error:  # damaged pickles raise errors of many types
+            raise _damaged(path, error) from error
         file.seek(0)
-        return _load_with_code(
-            path, unpickler.refused, lambda: pickle.load(file, encoding="latin1")
-        )
+        return _load_with_code(path, refused, lambda: pickle.load(file, encoding="latin1"))
 
 
 def _torch_load(path: str, trust_file: bool) -> Any:
+    # PyTorch's own care is for its own types; of NumPy's it admits none.
+    of_numpy: list[Any] = [(stand_in, name) for name, stand_in in ADMITTED.items()]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(of_numpy):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise errors of many types
-        # torch names what it does not admit as "Unsupported global: GLOBAL package.module.name",
-        # and two formats that it reads only with their code.
-        found = re.search(r"GLOBAL (\w[\w.]*)|weights_only=True`* with (\w+ \w+)", str(error))
-        if found is None:
+        refused = _refused_by_torch(error)
+        if refused is None or why_unreadable(path) is not None:
             raise _damaged(path, error) from error
-        refused = found.group(1) or found.group(2)
         if not trust_file:
             raise _refusal(path, refused) from error
     return _load_with_code(
@@ -275,10 +254,22 @@ def _torch_load(path: str, trust_file: bool) -> Any:
     )
 
 
+def _refused_by_torch(error: Exception) -> str | None:
+    """What a file holds or is that PyTorch reads only with its code; None for another error."""
+    if isinstance(error, RefusedError):
+        return f"it holds '{error.what}'"
+    if found := re.search(r"GLOBAL (\w[\w.]*)", str(error)):
+        return f"it holds '{found.group(1)}'"
+    # Two formats, each in a sentence of its own.
+    if "weights_only=True`` with TorchScript" in str(error):
+        return "it holds a TorchScript program"
+    if "legacy .tar format" in str(error):
+        return "it is a .tar archive, as PyTorch's first versions wrote them"
+    return None
+
+
 def _load_with_code(path: str, refused: str, load: Callable[[], Any]) -> Any:
-    logger.warning(
-        "%s holds '%s': read with its code, because the file is to be trusted", path, refused
-    )
+    logger.warning("%s: %s; read with its code, because the file is to be trusted", path, refused)
     try:
         return load()
     except (ImportError, AttributeError) as error:
@@ -299,6 +290,8 @@ def why_unreadable(path: str) -> str | None:
         start = file.read(64)
     if not start:
         return "the file is empty"
+    if not any(start):
+        return "it begins with zeros, as the place does that a download or copy has not filled yet"
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return "it is a web page, perhaps the one in front of the download"
     if start.startswith(b"version https://git-lfs"):
@@ -320,7 +313,7 @@ def _damaged(path: str, error: Exception) -> WeightsError:
 
 def _refusal(path: str, refused: str) -> WeightsError:
     return WeightsError(
-        f"{path} is refused: it holds '{refused}'. Only numbers, text and plain containers are "
+        f"{path} is refused: {refused}. Only numbers, text and plain containers are "
         "read, because reading other things can run code of the file's author. If you know the "
         "file, MODEL.LOADING.TRUST_FILE True reads it with that code; only do so if you trust "
         "where it comes from."
@@ -348,16 +341,35 @@ def _to_tensors(model: Any, path: str) -> StateDict:
             model[name] = value = _to_tensor(value)
         if not isinstance(value, torch.Tensor) or not isinstance(name, str):
             keys = ", ".join(repr(key) for key in list(model)[:5])
+            found = "array" if isinstance(value, np.ndarray) else type(value).__name__
             raise WeightsError(
-                f"{path} is no dict of weights: its entry {name!r} is a {type(value).__name__}, "
-                f"expected a tensor. Its first entries are {keys}."
+                f"{path} is no dict of weights: its entry {name!r} is a {found}, expected a "
+                f"tensor of numbers. Its first entries are {keys}."
             )
+        _require_plain(name, value, path)
     return model
+
+
+def _require_plain(name: str, value: torch.Tensor, path: str) -> None:
+    """Raise :class:`WeightsError` for tensors that are more or less than an array of numbers."""
+    if value.is_meta:
+        raise WeightsError(
+            f"{path}: its tensor '{name}' has a shape, but no values (it is on PyTorch's device "
+            "'meta'): the model was saved before its weights were loaded."
+        )
+    if value.is_quantized or value.is_nested or value.layout != torch.strided:
+        kind = "quantized" if value.is_quantized else "nested" if value.is_nested else "sparse"
+        raise WeightsError(
+            f"{path}: its tensor '{name}' is {kind} ({value.dtype}, {value.layout}), but the "
+            "models here need plain ones. Save it anew with plain tensors (such as "
+            "value.to_dense() or value.dequantize())."
+        )
 
 
 def _to_tensor(array: np.ndarray) -> torch.Tensor | np.ndarray:
     """The array as a tensor; the array itself if PyTorch has no such type."""
-    try:  # tensors have the byte order of the machine
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    try:  # tensors have the byte order of the machine, and can be written to
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.require(native, requirements="W"))
     except TypeError:
         return array

@@ -15,17 +15,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from instseg_d2.errors import WeightsError
+from instseg_d2.weights.file import StateDict
 
-StateDict = dict[str, torch.Tensor]
 Pair = tuple[str, str]
 
 CLASSIFIER = ("fc.", "head.", "classifier.")
 """What names of an ImageNet classifier start with. They have no native names and keep their own."""
 
-_NATIVE_CLASSIFIER = {"stem.fc.": "fc.", "linear.": "fc."}
+_NATIVE_CLASSIFIER = {"stem.fc.": "fc.", "linear.": "fc.", "fc1000.": "fc."}
 """Detectron2's names of a ResNet's classifier, in its converted files and in its modules."""
 
 _BATCH_NORM = "weight|bias|running_mean|running_var|num_batches_tracked"
@@ -130,10 +128,14 @@ def _compiled(template: str) -> re.Pattern[str]:
 
 # ----------------------------------------------------------------------------------- tables
 
+UNUSED_STEM_BIAS = "stem.conv1.bias"
+"""In files of Caffe2's ResNets; no model has it, since a normalisation follows."""
+
 
 def _resnet_pairs() -> Iterable[Pair]:
     """Names of torchvision and timm -> Detectron2's, which count the stem as the first stage."""
     yield "conv1.weight", "stem.conv1.weight"
+    yield "conv1.bias", UNUSED_STEM_BIAS  # neither side's modules have it
     yield "bn1.{norm}", "stem.conv1.norm.{norm}"
     for stage in range(1, 5):
         public, native = f"layer{stage}.{{block}}", f"res{stage + 1}.{{block}}"
@@ -188,6 +190,23 @@ def _pvt_v2_pairs() -> Iterable[Pair]:
         yield f"{public}.norm.{{affine}}", f"norm{native}.{{affine}}"
 
 
+def _vgg_pairs(convolutions: tuple[int, ...]) -> Iterable[Pair]:
+    """torchvision numbers all layers; native names count the convolutions of each block."""
+    layer = 0
+    for block, count in enumerate(convolutions, start=1):
+        for number in range(1, count + 1):
+            yield f"features.{layer}.{{affine}}", f"block{block}.conv{number}.{{affine}}"
+            layer += 2  # a ReLU follows
+        layer += 1  # the pooling
+
+
+def _vgg(name: str, convolutions: tuple[int, ...]) -> NameFormat:
+    pairs = tuple(_vgg_pairs(convolutions))
+    # All of them: the names of the shallow one mean other layers in the deep one.
+    required = tuple(public.format(affine="weight") for public, _ in pairs)
+    return NameFormat(name=name, libraries=("torchvision",), pairs=pairs, required=required)
+
+
 def _same(names: Iterable[str]) -> tuple[Pair, ...]:
     return tuple((name, name) for name in names)
 
@@ -228,6 +247,8 @@ PVT_V2 = NameFormat(
     pairs=_same(native for _, native in TIMM_PVT_V2.pairs),
     required=("patch_embed1.proj.weight", "block1.0.mlp.dwconv.dwconv.weight"),
 )
+VGG_A = _vgg("torchvision VGG-11", (1, 1, 2, 2, 2))
+VGG_D = _vgg("torchvision VGG-16", (2, 2, 3, 3, 3))
 
 FORMATS = (
     TORCHVISION_RESNET,
@@ -236,6 +257,8 @@ FORMATS = (
     TIMM_CSP_DARKNET,
     TIMM_PVT_V2,
     PVT_V2,
+    VGG_A,
+    VGG_D,
 )
 """All formats; no file is recognised by two of them."""
 

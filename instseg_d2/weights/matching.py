@@ -8,7 +8,10 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
 from instseg_d2.errors import WeightsError
 from instseg_d2.weights.file import StateDict
-from instseg_d2.weights.formats import to_native_names
+from instseg_d2.weights.formats import rename, to_native_names
+
+WRAPPER = "module."
+"""What all names begin with in a model that was saved while wrapped for several GPUs."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +51,7 @@ def match_names(
                 "probably for another kind of model"
             ) from error
         return renamed
-    if file_state and all(name.startswith("module.") for name in file_state):
-        file_state = {name[len("module.") :]: value for name, value in file_state.items()}
+    file_state = without_wrapper(file_state)
     native, format_name = to_native_names(file_state)
     within_backbone = {f"{backbone}.{name}": value for name, value in file_state.items()}
     native = {f"{backbone}.{name}": value for name, value in native.items()}
@@ -61,3 +63,11 @@ def match_names(
     if best is native:
         logger.info("The weights have the names of a %s", format_name)
     return best
+
+
+def without_wrapper(state: StateDict) -> StateDict:
+    """The weights without :data:`WRAPPER` before their names; ``state`` itself where not all have
+    it."""
+    if not state or not all(name.startswith(WRAPPER) for name in state):
+        return state
+    return rename(state, lambda name: name.removeprefix(WRAPPER))

@@ -7,15 +7,6 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from instseg_d2.errors import WeightsError
-
-MIN_BACKBONE_SHARE = 0.9
-"""Of the backbone's tensors so many must be in the file. The slack is for layers that a variant
-adds to a backbone, such as the offsets of deformable convolutions."""
-
-MAX_EXAMPLES = 3
-"""Tensors of each kind that an error message shows."""
-
 MAX_LINES = 10
 """Lines on missing tensors, and on unexpected ones, in a report."""
 
@@ -26,9 +17,8 @@ Shape = tuple[int, ...]
 class LoadReport:
     """What became of the tensors of a model and of a file.
 
-    Tensors that a module fills in by itself (such as the running mean of a frozen normalisation,
-    which old files lack) are in none of the lists. Neither are batch counters that only one side
-    has: nothing depends on them, and files from before PyTorch 0.4.1 have none.
+    Batch counters that only one side has are in none of the lists: nothing depends on them, and
+    files from before PyTorch 0.4.1 have none.
 
     Args:
         matched: names in the model that were loaded.
@@ -103,10 +93,10 @@ def make_report(
         file_shapes: what the file has, under the names that
             :func:`instseg_d2.weights.matching.match_names` gave.
         model_shapes: what the model has.
-        missing: what loading found missing, mis-shaped tensors included or not.
+        missing: what the file lacks, mis-shaped tensors included or not.
         unexpected: what loading found left over.
     """
-    missing, unexpected = set(_without_counters(missing)), set(_without_counters(unexpected))
+    missing, unexpected = set(without_counters(missing)), set(without_counters(unexpected))
     misshaped = {
         name: (name, shape, model_shapes[name])
         for name, shape in file_shapes.items()
@@ -128,49 +118,6 @@ def make_report(
     )
 
 
-def require_backbone(
-    report: LoadReport,
-    file_shapes: Mapping[str, Shape],
-    model_shapes: Mapping[str, Shape],
-    backbone: str,
-) -> None:
-    """Raise :class:`WeightsError` unless 90 % of the backbone's tensors were loaded.
-
-    Without a submodule of the name ``backbone``, anything that was loaded will do.
-    """
-    matched = report.matched
-    lost = [*report.missing, *(name for name, _, _ in report.misshaped)]
-    part, needed = "the model", 1.0
-    if any(name.startswith(f"{backbone}.") for name in model_shapes):
-        matched, lost = _within(backbone, matched), _within(backbone, lost)
-        part, needed = f"'{backbone}'", MIN_BACKBONE_SHARE * (len(matched) + len(lost))
-    if len(matched) >= needed:
-        return
-    misshaped = [entry for entry in report.misshaped if entry[0] in lost]
-    absent = [name for name in lost if name in report.missing]
-    lines = [
-        f"it does not fit this model: of the {len(matched) + len(lost)} tensors of {part}, "
-        f"{len(matched)} were found in it.",
-        f"  in the model only: {_examples(absent, model_shapes)}",
-        f"  in the file only:  {_examples(report.unexpected, file_shapes)}",
-        *(
-            f"  other shape:       {n} {ours} in the model, {theirs} in the file"
-            for n, theirs, ours in misshaped[:MAX_EXAMPLES]
-        ),
-        "Give weights of the same kind of model, MODEL.WEIGHTS '' to train from scratch, or "
-        "MODEL.LOADING.ALLOW_PARTIAL True to go on with what was found.",
-    ]
-    raise WeightsError("\n".join(lines))
-
-
-def _within(module: str, names: Iterable[str]) -> list[str]:
-    return [name for name in _without_counters(names) if name.startswith(f"{module}.")]
-
-
-def _without_counters(names: Iterable[str]) -> list[str]:
+def without_counters(names: Iterable[str]) -> list[str]:
+    """The names but for those of batch counters."""
     return [name for name in names if name.rsplit(".", 1)[-1] != "num_batches_tracked"]
-
-
-def _examples(names: list[str], shapes: Mapping[str, Shape]) -> str:
-    shown = [f"{name} {shapes[name]}" for name in names[:MAX_EXAMPLES]]
-    return ", ".join(shown + ["..."] * (len(names) > MAX_EXAMPLES)) or "none"

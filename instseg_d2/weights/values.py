@@ -39,7 +39,7 @@ def check_values(file_state: StateDict, model_state: StateDict) -> None:
             )
         if value.dtype != ours.dtype:
             converted[value.dtype, ours.dtype] += 1
-        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+        if not is_finite(value):
             not_finite.append(name)
     for (theirs, needed), count in converted.items():
         logger.info("Converting %d tensors of the file from %s to %s", count, theirs, needed)
@@ -50,6 +50,14 @@ def check_values(file_state: StateDict, model_state: StateDict) -> None:
             len(not_finite),
             not_finite[0],
         )
+
+
+def is_finite(value: torch.Tensor) -> bool:
+    """Whether none of the numbers is NaN or infinite."""
+    if value.element_size() == 1:  # PyTorch cannot tell for its shortest floats
+        value = value.float()
+    # Only finite numbers have a finite sum; one that is not may also come from large numbers.
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def _kind(dtype: torch.dtype) -> str:

@@ -47,6 +47,20 @@ def test_damaged_yaml_names_the_file(tmp_path: Path) -> None:
         load_config(file)
 
 
+@pytest.mark.parametrize("in_base", [False, True])
+def test_a_yaml_runs_no_code(tmp_path: Path, in_base: bool) -> None:
+    trap = tmp_path / "sprung"
+    evil = tmp_path / "evil.yaml"
+    evil.write_text(f"OUTPUT_DIR: !!python/object/apply:os.system ['touch {trap}']\n")
+    file = evil
+    if in_base:
+        file = tmp_path / "a.yaml"
+        file.write_text("_BASE_: evil.yaml\n")
+    with pytest.raises(ConfigError, match=r"refused: .*os\.system"):
+        load_config(file)
+    assert not trap.exists()
+
+
 def test_missing_base_names_it(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("_BASE_: nowhere.yaml\n")

@@ -1,17 +1,10 @@
 """The converter, run as its users run it: files in, files out, and what it says."""
 
-import json
 import pickle
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
-import numpy as np
 import pytest
-import timm
 import torch
 import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
@@ -24,9 +17,18 @@ from torch import nn
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.weights.file import read_weights_file
 from instseg_d2.weights.formats import is_classifier, to_native_names
+from tests.tools.conversion import (
+    SUFFIXES,
+    assert_same,
+    golden,
+    model_in,
+    names_and_shapes,
+    refusal,
+    save,
+    small,
+)
 from tools.convert_checkpoint import main
 
-SUFFIXES = (".pth", ".pkl", ".safetensors")
 IMAGENET = {  # what the converter is to say
     "resnet18": ("torchvision ResNet", "ResNet-18"),
     "resnet50": ("torchvision ResNet", "ResNet-50"),
@@ -36,55 +38,6 @@ IMAGENET = {  # what the converter is to say
     "pvt_v2_b1": ("timm PVTv2", "PVTv2-B1"),
     "pvt_v2_b2_li": ("timm PVTv2", "PVTv2-B2-li"),
 }
-
-
-@cache
-def names_and_shapes(model):
-    with torch.device("meta"):
-        return {n: tuple(v.shape) for n, v in timm.create_model(model).state_dict().items()}
-
-
-def small(shapes):
-    """Tensors with these names; of many dimensions but few numbers."""
-    return {
-        name: (
-            torch.tensor(7)
-            if name.endswith("num_batches_tracked")
-            else torch.rand(tuple(min(length, 3) for length in shape)) + 0.1
-        )
-        for name, shape in shapes.items()
-    }
-
-
-def golden(shared, name):
-    content = json.loads((shared / "goldens" / "sparseinst" / f"{name}.json").read_text())
-    return content["shapes"]
-
-
-def save(path: Path, content: object) -> str:
-    torch.save(content, path)
-    return str(path)
-
-
-def model_in(path):
-    return read_weights_file(str(path))["model"]
-
-
-def assert_same(ours, theirs):
-    assert sorted(ours) == sorted(theirs)  # safetensors keeps no order
-    for name, value in theirs.items():
-        assert ours[name].dtype == value.dtype
-        assert torch.equal(ours[name], value), name
-
-
-def refusal(*args):
-    """The message with which the converter refuses; its status is 1."""
-    with pytest.raises(SystemExit) as error:
-        main([str(arg) for arg in args])
-    message = error.value.code  # a text is printed, and the status is 1
-    assert isinstance(message, str)
-    assert message.startswith("error: ")
-    return message
 
 
 # ------------------------------------------------------------------------------- there and back
@@ -220,61 +173,6 @@ def test_a_torchvision_resnet_loads_without_loss(
         torch.testing.assert_close(backbone(image)["res5"], expected, rtol=1e-4, atol=1e-4)
 
 
-# ---------------------------------------------------------------------------------------- Caffe2
-
-
-def test_caffe2s_imagenet_file(tmp_path, capsys):
-    blobs = {
-        name: np.random.rand(2, 2).astype(np.float32)
-        for name in (
-            "conv1_w", "conv1_b", "res_conv1_bn_s", "res_conv1_bn_b", "res2_0_branch2a_w",
-            "res2_0_branch2a_bn_s", "res2_0_branch2a_bn_b", "res2_0_branch1_w", "pred_w", "pred_b",
-            "conv1_w_momentum",
-        )
-    }  # fmt: skip
-    source = tmp_path / "caffe2.pkl"
-    source.write_bytes(pickle.dumps({"blobs": blobs, "cfg": "text"}, 2))
-    main([str(source), str(tmp_path / "native.pkl")])
-    checkpoint = read_weights_file(str(tmp_path / "native.pkl"))
-    assert checkpoint["__author__"] != "Caffe2"  # else names would be converted twice
-    assert checkpoint["matching_heuristics"] is True
-    native = checkpoint["model"]
-    assert set(native) == {
-        "stem.conv1.weight", "stem.conv1.bias", "stem.conv1.norm.weight", "stem.conv1.norm.bias",
-        "res2.0.conv1.weight", "res2.0.conv1.norm.weight", "res2.0.conv1.norm.bias",
-        "res2.0.shortcut.weight",
-    }  # fmt: skip
-    assert np.array_equal(native["res2.0.conv1.norm.weight"], blobs["res2_0_branch2a_bn_s"])
-    assert np.array_equal(native["res2.0.shortcut.weight"], blobs["res2_0_branch1_w"])
-    said = capsys.readouterr().out
-    assert "Caffe2" in said
-    assert "linear.weight" in said  # dropped
-
-
-def test_a_detector_of_caffe2_loses_the_background(tmp_path, capsys):
-    blobs = {
-        "conv1_w": np.ones((2, 2), np.float32),
-        "bbox_pred_w": np.arange(16, dtype=np.float32).reshape(8, 2),
-        "cls_score_b": np.array([9, 1, 2], np.float32),
-    }
-    source = tmp_path / "caffe2.pkl"
-    source.write_bytes(pickle.dumps(blobs, 2))
-    main([str(source), str(tmp_path / "native.pth")])
-    native = model_in(tmp_path / "native.pth")
-    assert native["bbox_pred.weight"].tolist() == [[8, 9], [10, 11], [12, 13], [14, 15]]
-    assert native["cls_score.bias"].tolist() == [1, 2, 9]
-    assert "'background' removed from bbox_pred.weight" in capsys.readouterr().out
-
-
-def test_a_pickle_of_arrays_under_torchvisions_names(tmp_path, capsys):
-    state = small(names_and_shapes("resnet18"))
-    source = tmp_path / "a.pkl"
-    source.write_bytes(pickle.dumps({name: value.numpy() for name, value in state.items()}))
-    main([str(source), str(tmp_path / "b.pth"), "--keep-classifier"])
-    assert "torchvision ResNet" in capsys.readouterr().out
-    assert_same(model_in(tmp_path / "b.pth"), to_native_names(state)[0])
-
-
 # ------------------------------------------------------------------- what is dropped and changed
 
 
@@ -367,128 +265,17 @@ def test_unknown_names_are_kept_and_said_to_be_unknown(tmp_path, capsys):
     assert "unknown, of parts p, q" in said
 
 
-# --------------------------------------------------------------------------------------- refusals
+def test_a_pickle_of_arrays_under_torchvisions_names(tmp_path, capsys):
+    state = small(names_and_shapes("resnet18"))
+    source = tmp_path / "a.pkl"
+    source.write_bytes(pickle.dumps({name: value.numpy() for name, value in state.items()}))
+    main([str(source), str(tmp_path / "b.pth"), "--keep-classifier"])
+    assert "torchvision ResNet" in capsys.readouterr().out
+    assert_same(model_in(tmp_path / "b.pth"), to_native_names(state)[0])
 
 
-@pytest.fixture
-def source(tmp_path):
-    return save(tmp_path / "source.pth", small(names_and_shapes("resnet18")))
-
-
-@pytest.mark.parametrize(
-    ("dest", "said"),
-    [
-        ("b.txt", "the suffix says what to write"),
-        ("b", "the suffix says what to write"),
-        ("b.pth.tar", "the suffix says what to write"),
-        ("nowhere/b.pth", "there is no folder"),
-        ("folder.pth", "is a folder"),
-        ("source.pth", "is the file to be read"),
-        ("link.pth", "is the file to be read"),
-        ("there.pkl", "there.pkl exists"),
-    ],
-)
-def test_dests_that_are_refused(tmp_path, source, dest, said):
-    (tmp_path / "folder.pth").mkdir()
-    (tmp_path / "there.pkl").write_text("precious")
-    (tmp_path / "link.pth").symlink_to(source)
-    before = sorted(tmp_path.iterdir()), Path(source).read_bytes()
-    overwrite = [] if said.endswith("exists") else ["--overwrite"]
-    assert said in refusal(source, tmp_path / dest, *overwrite)
-    assert (sorted(tmp_path.iterdir()), Path(source).read_bytes()) == before
-    assert (tmp_path / "there.pkl").read_text() == "precious"
-
-
-def test_overwrite_replaces(tmp_path, source):
-    dest = tmp_path / "there.pkl"
-    dest.write_text("old")
-    main([source, str(dest), "--overwrite"])
-    assert "stem.conv1.weight" in model_in(dest)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "there is no such file"),
-        ("folder", "is a folder"),
-        (b"", "empty"),
-        (b"<!DOCTYPE html><html></html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
-        (bytes(range(255, 0, -1)), "cannot be read as weights"),
-        (pickle.dumps([1, 2]), "holds a list"),
-        (pickle.dumps({}), "holds no tensors"),
-    ],
-)
-@pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.safetensors"])
-def test_sources_that_are_refused(tmp_path, name, content, said):
-    if content == "folder":
-        (tmp_path / name).mkdir()
-    elif content is not None:
-        (tmp_path / name).write_bytes(content)
-    message = refusal(tmp_path / name, tmp_path / "b.pth")
-    assert said in message
-    assert str(tmp_path / name) in message
-    assert not list(tmp_path.glob("b.*"))
-
-
-def test_addresses_are_refused(tmp_path):
-    assert "local files" in refusal("detectron2://x/R-50.pkl", tmp_path / "b.pth")
-
-
-class Custom:
-    """Cannot be read without this file's code."""
-
-
-def test_code_runs_only_when_trusted(tmp_path):
-    state = {"p.weight": torch.ones(1)}
-    source = save(tmp_path / "a.pth", {"model": state, "hooks": Custom()})
-    message = refusal(source, tmp_path / "b.pth")
-    assert "Custom" in message
-    assert "--trust" in message
-    assert "MODEL." not in message
-    main([source, str(tmp_path / "b.pth"), "--trust"])
-    assert_same(model_in(tmp_path / "b.pth"), state)
-
-
-@pytest.mark.parametrize(
-    ("state", "args", "said"),
-    [
-        ({"a.b": torch.ones(1)}, ["--to-names", "timm"], "backbone alone."),
-        ({"backbone.b": torch.ones(1)}, ["--to-names", "timm"], "--part backbone"),
-        ({"a.b": torch.ones(1)}, ["--part", "backbone"], "no name begins with 'backbone.'"),
-        ("pvt_v2_b1", ["--to-names", "torchvision"], "torchvision has no PVTv2-B1"),
-        ("resnet18d", ["--to-names", "torchvision"], "torchvision has no ResNet-18-vd"),
-    ],
-)
-def test_names_that_cannot_be_given(tmp_path, state, args, said):
-    state = small(names_and_shapes(state)) if isinstance(state, str) else state
-    message = refusal(save(tmp_path / "a.pth", state), tmp_path / "b.pth", *args)
-    assert said in message
-    assert not list(tmp_path.glob("b.*"))
-
-
-@pytest.fixture
-def no_room() -> Iterator[None]:
-    """Files of more than 50 kB cannot be written, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_failed_write_leaves_everything_as_it_was(tmp_path, request, suffix):
-    source = save(tmp_path / "source.pth", {"w": torch.rand(100_000)})
-    dest = tmp_path / f"b{suffix}"
-    dest.write_text("old")
-    request.getfixturevalue("no_room")
-    message = refusal(source, dest, "--overwrite")
-    assert f"{dest} cannot be written: [Errno 27]" in message
-    assert sorted(path.name for path in tmp_path.iterdir()) == [dest.name, "source.pth"]
-    assert dest.read_text() == "old"
-
-
-def test_as_a_program(repo, tmp_path, source):
+def test_as_a_program(repo, tmp_path):
+    source = save(tmp_path / "source.pth", small(names_and_shapes("resnet18")))
     command = [sys.executable, str(repo / "tools" / "convert_checkpoint.py"), source, "b.pkl"]
     first, second = (
         subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
-
-from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import WeightsError
 from instseg_d2.weights.convert.steps import NATIVE, Conversion, Options, convert
 from instseg_d2.weights.file import (
+    SUFFIXES,
     Checkpoint,
+    StateDict,
     file_kind,
     read_weights_file,
     write_weights_file,
 )
-from instseg_d2.weights.formats import StateDict, is_classifier
-
-SUFFIXES = (".pth", ".pkl", ".safetensors")
+from instseg_d2.weights.formats import is_classifier
+from instseg_d2.weights.name_hash import hash_in_name, verify_hash_in_name
 
 
 def convert_file(
@@ -28,6 +26,7 @@ def convert_file(
     *,
     trust_file: bool = False,
     overwrite: bool = False,
+    verify_hash: bool = True,
 ) -> list[tuple[str, str]]:
     """Read a checkpoint, convert it, and write it whole or not at all.
 
@@ -37,6 +36,7 @@ def convert_file(
         options: what to do.
         trust_file: read, if need be, with the code that the file brings along.
         overwrite: replace ``dest`` if it exists.
+        verify_hash: check a ``source`` whose name ends in digits of its hash against them.
 
     Returns:
         (topic, text) of what was found and done, in order.
@@ -45,6 +45,8 @@ def convert_file(
         WeightsError: a path, the file, or options that do not fit it.
     """
     check_paths(source, dest, overwrite)
+    if verify_hash:
+        verify_hash_in_name(source)
     checkpoint = read_weights_file(source, trust_file=trust_file)
     found = f"{source}, {file_format(source, checkpoint)}, {_amount(checkpoint['model'])}"
     try:
@@ -79,6 +81,11 @@ def check_paths(source: str, dest: str, overwrite: bool) -> None:
             f"{dest}: the suffix says what to write; give a name that ends in "
             f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}."
         )
+    if (digits := hash_in_name(dest)) is not None:
+        raise WeightsError(
+            f"{dest}: digits such as {digits} at the end of a name are taken for the hash of the "
+            "file, which is known only when it is written. Give a name without them."
+        )
     folder = os.path.dirname(dest) or "."
     if not os.path.isdir(folder):
         raise WeightsError(f"{dest}: there is no folder {folder}. Make it first, or correct it.")
@@ -101,13 +108,8 @@ def write_checkpoint(path: str, checkpoint: Checkpoint, *, is_plain: bool = Fals
         checkpoint: as :func:`~instseg_d2.weights.file.read_weights_file` describes it.
         is_plain: write the dict of weights itself into a ``.pth``, as torchvision does.
     """
-    state = checkpoint["model"]
-    if is_plain and path.endswith(".pth"):
-        with written_whole(path) as file:
-            torch.save({name: value.detach().clone() for name, value in state.items()}, file)
-        return
     extras = {key: value for key, value in checkpoint.items() if key not in ("model", "__author__")}
-    write_weights_file(path, state, extras)
+    write_weights_file(path, checkpoint["model"], extras, is_plain=is_plain)
 
 
 def file_format(path: str, checkpoint: Checkpoint) -> str:

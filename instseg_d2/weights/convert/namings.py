@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights.formats import FORMATS, NameFormat, StateDict, recognise_native, rename
+from instseg_d2.families import model_families
+from instseg_d2.weights.file import StateDict
+from instseg_d2.weights.formats import FORMATS, NameFormat, recognise_native, rename
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Naming:
         to_native: weights under these names -> the same under those here.
         by_ends: under native names they lack the name of the part that they are of, so that a
             model finds them only by the ends of its own names.
+        advice: what else the user of the converted weights must know.
     """
 
     title: str
     recognises: Callable[[Collection[str]], bool]
     to_native: Callable[[StateDict], StateDict] = lambda state: state
     by_ends: bool = False
+    advice: str = ""
 
 
 def _public(form: NameFormat) -> Naming:
@@ -61,20 +65,26 @@ def _has_parts(*parts: str) -> Callable[[Collection[str]], bool]:
     return lambda names: all(any(name.startswith(f"{p}.") for name in names) for p in parts)
 
 
+CAFFE2 = Naming("Caffe2", _is_caffe2, _from_caffe2, by_ends=True)
+
 NAMINGS = (
     *(_public(form) for form in FORMATS),
     Naming("a backbone here or in Detectron2", lambda n: bool(recognise_native(n)), by_ends=True),
-    Naming("Caffe2", _is_caffe2, _from_caffe2, by_ends=True),
+    CAFFE2,
     Naming("a whole SparseInst", _has_parts("backbone", "encoder", "decoder.inst_branch")),
+    Naming("a whole DeepMask or SharpMask", _has_parts("backbone", "head.encode", "head.mask")),
     Naming("a whole Detectron2 model", _has_parts("backbone", "proposal_generator")),
     Naming("a whole Detectron2 model", _has_parts("backbone", "roi_heads")),
     Naming("a model with a backbone", _has_parts("backbone")),
 )
-"""Tried in this order; names that none of them recognises are kept."""
+"""Tried in this order, after those of the model families; names that none of them recognises are
+kept."""
 
 UNKNOWN = Naming("not recognised, so they are kept", lambda names: True)
 
 
 def naming_of(names: Collection[str]) -> Naming:
     """The first that recognises these names; :data:`UNKNOWN` if none does."""
-    return next((naming for naming in NAMINGS if naming.recognises(names)), UNKNOWN)
+    of_families = [naming for family in model_families() for naming in family.namings]
+    known = (*of_families, *NAMINGS)
+    return next((naming for naming in known if naming.recognises(names)), UNKNOWN)

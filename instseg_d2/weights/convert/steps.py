@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 import torch
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights.convert.namings import naming_of
+from instseg_d2.weights.convert.namings import CAFFE2, naming_of
 from instseg_d2.weights.describe import describe_weights
-from instseg_d2.weights.file import Checkpoint
+from instseg_d2.weights.file import NUMPY_FLOATS, Checkpoint, StateDict
+from instseg_d2.weights.folded_norms import with_statistics
 from instseg_d2.weights.formats import (
+    UNUSED_STEM_BIAS,
     NameFormat,
-    StateDict,
     is_classifier,
     recognise_native,
     rename,
 )
+from instseg_d2.weights.matching import WRAPPER, without_wrapper
+from instseg_d2.weights.values import is_finite
 
 NATIVE = "native"
 LIBRARIES = ("torchvision", "timm")
@@ -26,9 +29,6 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 _ABOUT_THE_FILE = ("model", "__author__", "matching_heuristics")
 """Entries of a checkpoint that are no training state."""
-
-_NUMPY_DTYPES = (torch.float16, torch.float32, torch.float64)
-"""Of the floating-point types those that NumPy has, and so a ``.pkl``."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def convert(checkpoint: Checkpoint, suffix: str, options: Options) -> Conversion
     _drop_training_state(work, suffix, options)
     _drop_wrapper(work)
     _take_part(work, options.part)
+    _add_statistics(work)
     _change_names(work, options)
     _change_dtypes(work, suffix, options.dtype)
     _note_non_finite(work)
@@ -122,11 +123,10 @@ def _drop_training_state(work: Conversion, suffix: str, options: Options) -> Non
 
 
 def _drop_wrapper(work: Conversion) -> None:
-    """Of models that were saved while wrapped for several GPUs, all names begin so."""
-    prefix = "module."
-    if all(name.startswith(prefix) for name in work.state):
-        work.state = rename(work.state, lambda name: name.removeprefix(prefix))
-        work.say("renamed", f"the prefix '{prefix}' removed from all names")
+    state = without_wrapper(work.state)
+    if state is not work.state:
+        work.state = state
+        work.say("renamed", f"the prefix '{WRAPPER}' removed from all names")
 
 
 def _take_part(work: Conversion, part: str) -> None:
@@ -145,12 +145,23 @@ def _take_part(work: Conversion, part: str) -> None:
     work.state = taken
 
 
+def _add_statistics(work: Conversion) -> None:
+    if naming_of(work.state) is not CAFFE2:
+        return
+    complete = with_statistics(work.state)
+    if added := len(complete) - len(work.state):
+        work.state = complete
+        work.say("added", f"{added} statistics, 0 and 1: Caffe2 folds them into scale and shift")
+
+
 def _change_names(work: Conversion, options: Options) -> None:
     before = work.state
     naming = naming_of(before)
     native = naming.to_native(before)
     work.say("names", naming.title)
     work.say("model", describe_weights(native))
+    if naming.advice:
+        work.say("note", naming.advice)
     if options.to_names == NATIVE:
         work.state = native
         if naming.by_ends or options.part:
@@ -160,6 +171,9 @@ def _change_names(work: Conversion, options: Options) -> None:
         work.state = rename(native, form.from_native)
         work.is_plain = True
         work.checkpoint.pop("matching_heuristics", None)
+    if len(work.state) != len(before):  # some tensors stood in the file twice
+        work.say("renamed", f"{len(before)} tensors of the file to {len(work.state)} here")
+        return
     pairs = list(zip(before.items(), work.state.items(), strict=True))
     renamed = [(old, new) for (old, _), (new, _) in pairs if old != new]
     if renamed:
@@ -171,11 +185,18 @@ def _change_names(work: Conversion, options: Options) -> None:
         work.say("converted", f"the class 'background' removed from {_examples(cut)}")
     if naming.by_ends and options.to_names == NATIVE and not options.keep_classifier:
         _drop_classifier(work)
+    if options.to_names != NATIVE and UNUSED_STEM_BIAS in native:
+        work.state = {name: value for name, value in work.state.items() if name != "conv1.bias"}
+        work.say("dropped", f"{UNUSED_STEM_BIAS}, which {options.to_names} does not have")
 
 
 def _format_of(native: StateDict, library: str) -> NameFormat:
     """The format of a library for these native names."""
     formats = recognise_native(native)
+    if formats and any(".conv2_offset." in name for name in native):
+        raise WeightsError(
+            f"--to-names {library}: {library} has no {describe_weights(native)}, only regular ones."
+        )
     for form in formats:
         if library in form.libraries:
             return form
@@ -207,12 +228,12 @@ def _change_dtypes(work: Conversion, suffix: str, dtype: torch.dtype | None) -> 
         if not value.is_floating_point():
             continue
         target = dtype or value.dtype
-        if suffix == ".pkl" and target not in _NUMPY_DTYPES:
+        if suffix == ".pkl" and target not in NUMPY_FLOATS:
             target = torch.float32
         if target == value.dtype:
             continue
         converted = value.to(target)
-        if _is_finite(value) and not _is_finite(converted):
+        if is_finite(value) and not is_finite(converted):
             advice = " --dtype bfloat16 has room for them." if target == torch.float16 else ""
             largest = f"{value.abs().max():.3g}"
             raise WeightsError(
@@ -227,15 +248,9 @@ def _change_dtypes(work: Conversion, suffix: str, dtype: torch.dtype | None) -> 
 
 
 def _note_non_finite(work: Conversion) -> None:
-    broken = [name for name, value in work.state.items() if not _is_finite(value)]
+    broken = [name for name, value in work.state.items() if not is_finite(value)]
     if broken:
         work.say("warning", f"NaN or infinite values in {_examples(broken)}: training had diverged")
-
-
-def _is_finite(value: torch.Tensor) -> bool:
-    if value.element_size() == 1:  # PyTorch cannot tell for its shortest floats
-        value = value.float()
-    return bool(value.isfinite().all())
 
 
 def _word(dtype: torch.dtype) -> str:

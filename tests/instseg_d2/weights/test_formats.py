@@ -21,6 +21,8 @@ from instseg_d2.weights.formats import (
     TIMM_PVT_V2,
     TIMM_RESNET_D,
     TORCHVISION_RESNET,
+    VGG_A,
+    VGG_D,
     is_classifier,
     recognise,
     recognise_native,
@@ -44,10 +46,13 @@ KNOWN = {
     "pvt_v2_b1": TIMM_PVT_V2,
     "pvt_v2_b2_li": TIMM_PVT_V2,
     "pvt_v2_b5": TIMM_PVT_V2,
+    "torchvision vgg11": VGG_A,
+    "torchvision vgg16": VGG_D,
 }
 SIMILAR_BUT_OTHER = [
     "resnet50c", "seresnet50", "ecaresnet50d", "res2net50_26w_4s", "resnetv2_50", "cspresnet50",
     "cs3darknet_m", "darknetaa53", "convnext_tiny", "swin_tiny_patch4_window7_224", "hrnet_w18",
+    "torchvision vgg13", "torchvision vgg11_bn", "torchvision vgg19",
 ]  # fmt: skip
 GOLDENS = {
     "r50_giam": "resnet50",

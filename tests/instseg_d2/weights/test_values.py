@@ -6,6 +6,7 @@ from torch import nn
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.errors import WeightsError
+from instseg_d2.weights.values import is_finite
 from tests.small_model import Model, save_pth
 
 
@@ -48,3 +49,18 @@ def test_numbers_that_are_not_finite_are_warned_of(tmp_path, caplog, number):
     assert [entry.levelno for entry in warnings] == [logging.WARNING]
     assert "2 tensors" in warnings[0].getMessage()
     assert "'backbone.2.weight'" in warnings[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        (torch.tensor([1e38] * 100), True),  # only their sum is infinite
+        (torch.tensor([60000.0] * 10).half(), True),
+        (torch.tensor([float("inf"), -float("inf")]), False),
+        (torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn), False),
+        (torch.tensor([2**62, 2**62]), True),
+        (torch.zeros(0), True),
+    ],
+)
+def test_finite_numbers(numbers, expected):
+    assert is_finite(numbers) is expected
