@@ -25,15 +25,18 @@ endef
 export CHECK_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean distclean
+.PHONY: help setup demo demo-sharpmask test lint format clean distclean
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 setup: $(STAMP)  ## Create .venv with everything that constraints.txt pins (skipped when up to date)
 
 demo: setup  ## Run the demo; options for it: make demo ARGS="--help"
 	$(VENV_PYTHON) tools/quickstart.py $(ARGS)
+
+demo-sharpmask: setup  ## The same for DeepMask and SharpMask: both stages, masks compared
+	$(VENV_PYTHON) tools/quickstart_sharpmask.py $(ARGS)
 
 test: setup  ## Run all tests; options for pytest: make test ARGS="-m 'not slow'"
 	$(VENV_PYTHON) -m pytest $(ARGS)

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from .weights.convert.namings import Naming
 
 #: Importing one registers its modules with Detectron2; each has a constant ``FAMILY``.
-FAMILY_PACKAGES = ("sparseinst_d2",)
+FAMILY_PACKAGES = ("sparseinst_d2", "sharpmask_d2")
 
-#: One data set dict of Detectron2 -> the dict that the model reads.
+#: What the loader gives, a data set dict of Detectron2 unless the family builds its own loaders ->
+#: the dict that the model reads.
 DatasetMapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 #: (cfg, checked data set dicts) -> batches.
@@ -34,11 +35,14 @@ class ModelFamily:
         meta_architectures: values of ``MODEL.META_ARCHITECTURE`` that belong to it.
         add_config: adds its config keys, in place.
         build_mapper: (cfg, is_train) -> the data set mapper.
-        classes_key: config key of the number of classes; None for class-agnostic models.
+        classes_key: config key of the number of classes; None for class-agnostic models. Their
+            loaders pass over objects without a mask. They train on data sets with different classes
+            at once; a key ``vocabulary`` (int) of the dicts then tells the category ids apart.
         max_instances_key: config key of the most instances in one image; None for no limit.
         build_train_loader: for families whose batches are not of whole images; None: Detectron2's
             loader with the mapper.
-        build_test_loader: likewise.
+        build_test_loader: likewise. It raises ``DataError`` for data that cannot be evaluated on;
+            so that a training learns of it at its start, it is called there once in vain.
         build_evaluator: (cfg, data set's name) -> evaluator; None: the one that fits the data set.
         namings: of whole models in other software, for the conversion of checkpoints.
     """

@@ -55,7 +55,7 @@ def _cache_of_embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session")
 def tiny_overrides() -> list[str]:
-    """Config overrides that make any SparseInst small enough for seconds of training on a CPU."""
+    """Config overrides that make any model small enough for seconds of training on a CPU."""
     pairs = {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",
@@ -70,6 +70,16 @@ def tiny_overrides() -> list[str]:
         "MODEL.SPARSE_INST.DECODER.INST.CONVS": 1,
         "MODEL.SPARSE_INST.DECODER.MASK.DIM": 16,
         "MODEL.SPARSE_INST.DECODER.MASK.CONVS": 1,
+        "MODEL.VGG.CHANNELS": "(8, 8, 8, 16, 16)",
+        "MODEL.SHARP_MASK.WINDOW_SIZE": 64,
+        "MODEL.SHARP_MASK.TRUNK.CHANNELS": 8,
+        "MODEL.SHARP_MASK.HEAD.ENCODING_DIM": 16,
+        "MODEL.SHARP_MASK.HEAD.SCORE_DIM": 16,
+        "MODEL.SHARP_MASK.HEAD.MASK_SIZE": 16,
+        "MODEL.SHARP_MASK.LOSS.MASK_SIZE": 32,
+        "MODEL.SHARP_MASK.REFINEMENT.CHANNELS": 16,
+        "MODEL.SHARP_MASK.REFINEMENT.HORIZONTAL_CHANNELS": "(8, 8, 8, 8)",
+        "MODEL.SHARP_MASK.SAMPLING.TEST_PATCHES": 12,
         "DATASETS.TRAIN": "('shapes_train',)",
         "DATASETS.TEST": "('shapes_val',)",
         "DATASETS.SHAPES.NUM_TRAIN": 12,
@@ -82,6 +92,7 @@ def tiny_overrides() -> list[str]:
         "SOLVER.IMS_PER_BATCH": 2,
         "SOLVER.MAX_ITER": 4,
         "SOLVER.STEPS": "()",
+        "SOLVER.STEP_FACTORS": "()",
         "SOLVER.WARMUP_ITERS": 1,
         "TEST.EVAL_PERIOD": 0,
         "DATALOADER.NUM_WORKERS": 0,

@@ -22,7 +22,9 @@ names:
   torchvision and timm expect in Detectron2 INPUT.FORMAT RGB, MODEL.RESNETS.STRIDE_IN_1X1 False,
   MODEL.PIXEL_MEAN [123.675,116.28,103.53] and MODEL.PIXEL_STD [58.395,57.12,57.375], which the
   configs here have.
-  Whole models keep their names, but for the prefix 'module.' of models wrapped for several GPUs.
+  Whole models keep their names, but for the prefix 'module.' of models wrapped for several GPUs;
+  DeepMask and SharpMask of the PyTorch port get those here, and SharpMask's refinement of FORM
+  original becomes FORM refactored.
 
 examples:
   an ImageNet file of torchvision as a backbone:

@@ -47,18 +47,25 @@ def load_checked_dataset(
     classes_key: str,
     max_instances: int | None,
     for_training: bool,
+    masks_required: bool = True,
+    coco_evaluation: bool = True,
 ) -> list[Record]:
     """Load a registered data set and check it.
 
     Args:
         name: a name in Detectron2's ``DatasetCatalog``.
         num_classes: classes that the model tells apart; None for a class-agnostic model, whose data
-            may have any number of classes.
+            may have any number of classes; its category ids must be below that number, if the data
+            set states its classes.
         classes_key: the config key that sets ``num_classes``, for the error messages.
         max_instances: the most instances that the model can find in an image, None if there is no
             limit. Images with more are counted in a logged warning.
-        for_training: whether annotations are needed. For an evaluation with COCO's metrics the
-            annotation file itself is checked too, because the evaluation reads it again.
+        for_training: whether annotations are needed.
+        masks_required: objects without ``segmentation`` are an error. Else, as long as some have
+            one, the others are counted in a logged warning.
+        coco_evaluation: unless ``for_training``, whether data in COCO format is for an evaluation
+            with COCO's metrics. The annotation file itself is then checked too, because the
+            evaluation reads it again.
 
     Returns:
         The records as ``DatasetCatalog.get`` gives them.
@@ -70,9 +77,16 @@ def load_checked_dataset(
     records = _load(name)
     check_class_count(name, num_classes, classes_key)
     check_image_files(name, records)
-    check_annotations(name, records, num_classes=num_classes, for_training=for_training)
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    check_annotations(
+        name,
+        records,
+        num_classes=num_classes or len(classes or ()) or None,
+        for_training=for_training,
+        masks_required=masks_required,
+    )
     json_file = _coco_json(name)
-    if json_file is not None and not for_training:
+    if json_file is not None and not for_training and coco_evaluation:
         check_coco_json(json_file, "evaluation")
     if max_instances is not None:
         warn_of_full_images(name, records, max_instances)
@@ -205,26 +219,34 @@ def check_image_files(name: str, records: list[Record]) -> None:
 
 
 def check_annotations(
-    name: str, records: list[Record], *, num_classes: int | None, for_training: bool
+    name: str,
+    records: list[Record],
+    *,
+    num_classes: int | None,
+    for_training: bool,
+    masks_required: bool = True,
 ) -> None:
     """Raise :class:`DataError` for annotations that training or evaluation would fail on.
 
     Crowd regions are passed over, as training does. Boxes and masks without area are no fault:
-    Detectron2 filters them.
+    Detectron2 filters them. For ``masks_required`` see :func:`load_checked_dataset`.
     """
     faulty: list[tuple[Record, int, str]] = []
-    instances = 0
+    instances = without_mask = 0
     for record in records:
         size = record.get("height"), record.get("width")
         for index, annotation in enumerate(record.get("annotations", ())):
             if annotation.get("iscrowd", 0):
                 continue
             instances += 1
-            problem = instance_problem(annotation, *size, num_classes)
+            problem = instance_problem(annotation, *size, num_classes, mask_required=masks_required)
+            without_mask += problem is None and not annotation.get("segmentation")
             if problem is not None:
                 faulty.append((record, index, problem))
     if faulty:
         _raise_annotation_faults(name, faulty)
+    if without_mask:
+        _report_boxes(name, without_mask, instances)
     if for_training and not instances:
         json_file = _coco_json(name)
         if json_file is not None:
@@ -232,8 +254,27 @@ def check_annotations(
         raise DataError(f"data set '{name}' has no annotated instances, so nothing can be learned.")
 
 
+def _report_boxes(name: str, without_mask: int, instances: int) -> None:
+    """Say how many objects have no mask; :class:`DataError` if that is all."""
+    if without_mask == instances:
+        raise DataError(
+            f"data set '{name}': none of its {instances} objects has a mask ('segmentation'), only "
+            "boxes; the model needs polygons or run-length codes."
+        )
+    logger.warning(
+        "data set '%s': %d of the %d objects have no mask ('segmentation') and are left out.",
+        name,
+        without_mask,
+        instances,
+    )
+
+
 def instance_problem(
-    annotation: dict[str, Any], height: int | None, width: int | None, num_classes: int | None
+    annotation: dict[str, Any],
+    height: int | None,
+    width: int | None,
+    num_classes: int | None,
+    mask_required: bool = True,
 ) -> str | None:
     """What is wrong with one annotation (not a crowd) in Detectron2's format, or None."""
     category = annotation.get("category_id")
@@ -253,6 +294,8 @@ def instance_problem(
             return "the run-length code is not compressed: use pycocotools.mask.frPyObjects"
         return rle_problem(segmentation, height, width)
     if segmentation is None or isinstance(segmentation, list):
+        if not mask_required:
+            return None
         return "has no 'segmentation'; instance segmentation needs polygons or a run-length code"
     return (
         f"'segmentation' is a {type(segmentation).__name__}, expected polygons or run-length code"

@@ -2,7 +2,8 @@
 
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -73,6 +74,21 @@ class Trainer(DefaultTrainer):
             hooks.insert(0, ProgressBar())  # closes before the evaluation prints
         return hooks
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load the last checkpoint of ``OUTPUT_DIR`` or ``MODEL.WEIGHTS``.
+
+        A model with a method ``check_loaded`` is asked whether training from there makes sense.
+
+        Raises:
+            WeightsError: see :meth:`InstSegCheckpointer.load`, or the model's own check.
+        """
+        super().resume_or_load(resume)
+        check = getattr(self.checkpointer.model, "check_loaded", None)
+        if check is not None:
+            resumed = resume and self.checkpointer.has_checkpoint()
+            last = self.checkpointer.get_checkpoint_file() if resumed else ""
+            check(self.checkpointer.report, last or self.cfg.MODEL.WEIGHTS)
+
     @property
     def test_results(self) -> dict[str, Any]:
         """What the last evaluation gave: ``{task: {metric: value}}``, or with several test sets one
@@ -102,7 +118,8 @@ class Trainer(DefaultTrainer):
             return super().build_train_loader(cfg)
         dicts = training_dicts(cfg)
         if family.build_train_loader is not None:
-            return family.build_train_loader(cfg, dicts)
+            with _names_datasets(cfg.DATASETS.TRAIN):
+                return family.build_train_loader(cfg, dicts)
         return build_detection_train_loader(
             cfg, dataset=dicts, mapper=family.build_mapper(cfg, True)
         )
@@ -114,7 +131,8 @@ class Trainer(DefaultTrainer):
             return super().build_test_loader(cfg, dataset_name)
         if family.build_test_loader is not None:
             dicts = load_dataset(cfg, dataset_name, for_training=False)
-            return family.build_test_loader(cfg, dicts)
+            with _names_datasets([dataset_name]):
+                return family.build_test_loader(cfg, dicts)
         return build_detection_test_loader(
             cfg, dataset_name, mapper=family.build_mapper(cfg, False)
         )
@@ -129,40 +147,68 @@ class Trainer(DefaultTrainer):
 
 def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """The checked dicts of all ``DATASETS.TRAIN``, without those that have nothing to learn from
-    (if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``)."""
-    if not cfg.DATASETS.TRAIN:
+    (if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``).
+
+    Of data sets with different classes, for a class-agnostic model, the dicts have a key
+    ``vocabulary``: the same number for the same classes.
+    """
+    names = cfg.DATASETS.TRAIN
+    if not names:
         raise DataError("DATASETS.TRAIN is empty; name a data set to train on")
-    dicts = [
-        {"annotations": [], **dataset_dict}
-        for name in cfg.DATASETS.TRAIN
-        for dataset_dict in load_dataset(cfg, name, for_training=True)
-    ]
-    class_names = [MetadataCatalog.get(name).get("thing_classes") for name in cfg.DATASETS.TRAIN]
-    for name, names in zip(cfg.DATASETS.TRAIN, class_names, strict=True):
-        if names != class_names[0]:
-            raise DataError(
-                f"{cfg.DATASETS.TRAIN[0]!r} and {name!r} have different classes, or another order "
-                "of them; they cannot be trained on together"
-            )
+    parts = [load_dataset(cfg, name, for_training=True) for name in names]
+    vocabularies = [MetadataCatalog.get(name).get("thing_classes") for name in names]
+    distinct = [v for i, v in enumerate(vocabularies) if v not in vocabularies[:i]]
+    if len(distinct) > 1:
+        _check_class_agnostic(cfg, vocabularies)
+    dicts = []
+    for part, classes in zip(parts, vocabularies, strict=True):
+        extra = {"vocabulary": distinct.index(classes)} if len(distinct) > 1 else {}
+        dicts += [{"annotations": [], **dataset_dict, **extra} for dataset_dict in part]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if not dicts:
         raise DataError(
-            f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an instance to learn from "
-            "(crowds do not count)"
+            f"no image of {', '.join(names)} has an instance to learn from (crowds do not count)"
         )
-    if class_names[0]:
-        print_instances_class_histogram(dicts, class_names[0])
+    for number, classes in enumerate(distinct):
+        if classes:
+            own = [record for record in dicts if record.get("vocabulary", 0) == number]
+            print_instances_class_histogram(own, classes)
     return dicts
+
+
+def _check_class_agnostic(cfg: CfgNode, vocabularies: list[list[str] | None]) -> None:
+    """Raise ``DataError`` if different classes matter to the model."""
+    family = family_of(cfg)
+    if family is not None and family.classes_key is None:
+        return
+    names = cfg.DATASETS.TRAIN
+    other = next(i for i, classes in enumerate(vocabularies) if classes != vocabularies[0])
+    raise DataError(
+        f"{names[0]!r} and {names[other]!r} have different classes, or another order "
+        "of them; they cannot be trained on together"
+    )
 
 
 def check_test_datasets(cfg: CfgNode) -> None:
     """Raise ``UserError`` if one of ``DATASETS.TEST`` cannot be evaluated on."""
     family = family_of(cfg)
     for name in cfg.DATASETS.TEST:
-        load_dataset(cfg, name, for_training=False)
+        if family is not None and family.build_test_loader is not None:
+            Trainer.build_test_loader(cfg, name)  # loads; workers start only when it is read from
+        else:
+            load_dataset(cfg, name, for_training=False)
         if family is None or family.build_evaluator is None:
             check_evaluator(name)
+
+
+@contextmanager
+def _names_datasets(names: Sequence[str]) -> Iterator[None]:
+    """Whatever ``DataError`` comes up says which data sets it is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"data set {', '.join(map(repr, names))}: {error}") from error
 
 
 def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[str, Any]]:
@@ -180,4 +226,6 @@ def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[st
         classes_key=classes_key or "",
         max_instances=config_value(cfg, instances_key) if instances_key else None,
         for_training=for_training,
+        masks_required=family is None or family.classes_key is not None,
+        coco_evaluation=family is None or family.build_evaluator is None,
     )

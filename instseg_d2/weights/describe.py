@@ -114,13 +114,24 @@ def _resnet(state: State, stage: str, numbers: Iterable[int]) -> str:
     first = stage.format(numbers[0])
     bottleneck = f"{first}.0.conv3.weight" in state
     depths = _depths(state, stage, numbers)
-    layers = _RESNET_DEPTHS.get((bottleneck, depths))
+    layers = _resnet_layers(bottleneck, depths)
     groups = 1
     if bottleneck:
         width = _size(state, f"{first}.0.conv1.weight", 0)
         groups = width // _size(state, f"{first}.0.conv2.weight", 1)
     kind = "ResNeXt" if groups > 1 else "ResNet"
     return f"{kind}-{layers}" if layers else f"{kind}, blocks {depths}"
+
+
+def _resnet_layers(bottleneck: bool, depths: Depths) -> int | None:
+    """The number in a ResNet's name; the last stages may be absent, as in a trunk."""
+    present = tuple(depth for depth in depths if depth)
+    fitting = {
+        layers
+        for (kind, known), layers in _RESNET_DEPTHS.items()
+        if kind == bottleneck and known[: len(present)] == present
+    }
+    return fitting.pop() if len(fitting) == 1 else None
 
 
 def _pvt(state: State) -> str:

@@ -112,7 +112,13 @@ def test_every_own_key_is_read(tiny_overrides: list[str]) -> None:
     """A key that nothing reads is a promise that nothing keeps."""
     own = set(known_keys(load_config())) - set(known_keys(get_detectron2_cfg()))
     unread = {key for key in own if not isinstance(config_value(load_config(), key), CfgNode)}
-    for name in ("r50_giam", "darknet53_giam", "pvt_b1_giam"):
+    for name in (
+        "sparseinst/sparse_inst_r50_giam",
+        "sparseinst/sparse_inst_darknet53_giam",
+        "sparseinst/sparse_inst_pvt_b1_giam",
+        "sharpmask/deepmask_vgg_a",
+        "sharpmask/sharpmask_r50",
+    ):
         with pytest.MonkeyPatch.context() as patch:
-            unread -= reads_of(load_config(f"sparseinst/sparse_inst_{name}", tiny_overrides), patch)
+            unread -= reads_of(load_config(name, tiny_overrides), patch)
     assert not unread

@@ -49,13 +49,14 @@ def register(tmp_path):
     return register
 
 
-def load(name, *, num_classes=2, max_instances=100, for_training=True):
+def load(name, *, num_classes=2, max_instances=100, for_training=True, **options):
     return load_checked_dataset(
         name,
         num_classes=num_classes,
         classes_key=KEY,
         max_instances=max_instances,
         for_training=for_training,
+        **options,
     )
 
 
@@ -181,6 +182,7 @@ def test_evaluation_checks_the_file_that_it_reads_again(register):
     load(name)
     with pytest.raises(DataError, match="annotation id 101 of image id 11: lacks area"):
         load(name, for_training=False)
+    load(name, for_training=False, coco_evaluation=False)
 
 
 def test_categories_that_contradict_a_builtin_data_set(register):
@@ -322,6 +324,38 @@ def test_category_outside_the_list_in_other_formats(category, said):
         load(NAME)
     assert "annotation id 55 of image id first" in str(error.value)
     assert repr(category) in str(error.value)
+
+
+def test_class_agnostic_models_also_want_categories_that_have_a_name():
+    DatasetCatalog.register(NAME, lambda: [record(category_id=7)])
+    load(NAME, num_classes=None)
+    MetadataCatalog.get(NAME).thing_classes = ["a", "b"]
+    with pytest.raises(DataError, match=r"category_id 7 .*below 2"):
+        load(NAME, num_classes=None)
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_objects_without_a_mask_may_be_left_out(caplog, segmentation):
+    boxes = [record(segmentation=segmentation), record(segmentation=segmentation, iscrowd=1)]
+    DatasetCatalog.register(NAME, lambda: [*boxes, record()])
+    with pytest.raises(DataError, match="has no 'segmentation'"):
+        load(NAME)
+    with caplog.at_level(logging.WARNING):
+        assert len(load(NAME, masks_required=False)) == 3
+    assert [r.getMessage() for r in caplog.records if "mask" in r.getMessage()] == [
+        f"data set '{NAME}': 1 of the 2 objects have no mask ('segmentation') and are left out."
+    ]
+    DatasetCatalog.pop(NAME)
+    DatasetCatalog.register(NAME, lambda: boxes)
+    for for_training in (True, False):
+        with pytest.raises(DataError, match=f"'{NAME}': none of its 1 objects .*only boxes"):
+            load(NAME, masks_required=False, for_training=for_training)
+
+
+def test_damaged_masks_are_never_left_out():
+    DatasetCatalog.register(NAME, lambda: [record(), record(segmentation=[[1, 2, 3, 4]])])
+    with pytest.raises(DataError, match="4 coordinates"):
+        load(NAME, masks_required=False)
 
 
 def test_annotations_without_ids_are_named_by_position():

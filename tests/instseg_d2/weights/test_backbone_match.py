@@ -199,3 +199,22 @@ def test_similar_backbones(tmp_path, source, config, said):
     model = only_backbone(load_config(config, ["MODEL.DEVICE", "cpu"]))
     with pytest.raises(WeightsError, match=said):
         load(path, model)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        ("16", "11", "it has 10 tensors for 'backbone' that the model lacks"),
+        ("11", "16", "of the 26 tensors of 'backbone', 16 were found in it"),
+    ],
+)
+def test_vggs_of_another_depth(tmp_path, tiny_overrides, theirs, ours, said):
+    models = [
+        only_backbone(
+            load_config("sharpmask/deepmask_vgg_a", [*tiny_overrides, "MODEL.VGG.DEPTH", depth])
+        )
+        for depth in (theirs, ours)
+    ]
+    path = write_whole_model(tmp_path, native_state(models[0]))
+    with pytest.raises(WeightsError, match=said):
+        load(path, models[1])

@@ -1,0 +1,48 @@
+"""DeepMask and SharpMask on Detectron2: segment proposals with top-down refinement.
+
+DeepMask (arXiv 1506.06204) predicts for a window the mask of the object centred in it and how
+likely there is one; SharpMask (arXiv 1603.08695) refines that mask.
+"""
+
+from instseg_d2.families import ModelFamily
+from instseg_d2.weights.convert.namings import Naming
+
+from . import backbones, port_names, refinement
+from .config import add_sharpmask_config
+from .dataset_mapper import PatchMapper, build_mapper, build_test_loader, build_train_loader
+from .deepmask import DeepMask
+from .patch_evaluation import PatchEvaluator, build_evaluator
+from .sharpmask import SharpMask
+
+__all__ = [
+    "FAMILY",
+    "DeepMask",
+    "PatchEvaluator",
+    "PatchMapper",
+    "SharpMask",
+    "add_sharpmask_config",
+]
+
+FAMILY = ModelFamily(
+    meta_architectures=("DeepMask", "SharpMask"),
+    add_config=add_sharpmask_config,
+    build_mapper=build_mapper,
+    build_train_loader=build_train_loader,
+    build_test_loader=build_test_loader,
+    build_evaluator=build_evaluator,
+    namings=(
+        Naming(
+            "DeepMask or SharpMask of the PyTorch port",
+            port_names.recognises,
+            port_names.from_port,
+            advice="its networks are those of sharpmask/deepmask_r50_port and sharpmask_r50_port",
+        ),
+        Naming(
+            "a whole SharpMask with the refinement's FORM original",
+            refinement.has_original_form,
+            refinement.refactored_state,
+            advice="the weights are now of MODEL.SHARP_MASK.REFINEMENT.FORM refactored, which is "
+            "the same function",
+        ),
+    ),
+)

@@ -1,0 +1,53 @@
+#!/usr/bin/env python
+"""Pictures of what a trained DeepMask or SharpMask makes of held-out patches.
+
+``python tools/show_patches.py --config-file configs/sharpmask/sharpmask_r50.yaml MODEL.WEIGHTS
+output/sharpmask_r50/model_final.pth`` writes one row a patch of ``DATASETS.TEST``: the patch, its
+true mask, the predicted one with its IoU (of SharpMask the coarse and the sharp one).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from instseg_d2.config import load_config
+from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.visualize import save_png
+from sharpmask_d2 import FAMILY
+from sharpmask_d2.patch_pictures import draw_held_out_patches
+
+
+def main() -> None:
+    """Parse the command line and run; a mistake of the user ends in one line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, help="path or name of a config")
+    parser.add_argument("--count", type=int, default=8, help="patches in the picture")
+    parser.add_argument("--output", default="patches.png", help="PNG file to write")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    args = parser.parse_args()
+    if args.count < 1:
+        parser.error("--count must be at least 1")
+    try:
+        run(args)
+    except UserError as error:
+        sys.exit(f"error: {user_message(error)}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load, predict, draw."""
+    cfg = load_config(args.config_file, args.opts)
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture not in FAMILY.meta_architectures:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {architecture!r}; patches are of "
+            f"{' and '.join(FAMILY.meta_architectures)}"
+        )
+    register_embedded_data(cfg)
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    save_png(args.output, draw_held_out_patches(cfg, args.count))
+    print(f"Pictures (patch, true mask, predicted masks): {args.output}")
+
+
+if __name__ == "__main__":
+    main()
