@@ -218,7 +218,7 @@ def test_a_file_that_needs_trust_is_refused_without_being_read_again(
     file = file_of("sparseinst/sparse_inst_r50_giam", tiny_overrides, tmp_path / "other.pth")
     content = torch.load(file, weights_only=True)
     torch.save({**content, "author": PurePosixPath("me")}, file)
-    with pytest.raises(WeightsError, match=rf"MODEL\.WEIGHTS is {file} \(a run"):
+    with pytest.raises(WeightsError, match=rf"They are from {file}"):
         started("sharpmask_r50", tiny_overrides, tmp_path, file, "MODEL.LOADING.TRUST_FILE", "True")
 
 
