@@ -174,6 +174,7 @@ ACTIVATION_RULES: dict[str, Rule] = {
 FREE_OPERATORS = (
     # they move, make or compare values
     *("aten::linspace", "aten::unflatten", "aten::pixel_shuffle", "aten::max_pool2d"),
+    *("aten::flip", "aten::pad"),
     # a few operations a value, none of them in a sum of products
     *("aten::add", "aten::add_", "aten::sub", "aten::rsub", "aten::mul", "aten::mul_"),
     *("aten::div", "aten::div_", "aten::rsqrt", "aten::sqrt", "aten::exp", "aten::sum"),

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """What a model costs: ``python tools/analyze.py --config-file NAME [KEY VALUE ...]``.
 
-Prints parameters, multiply-adds and activations by part, for the network alone: from the normalised
-image to the decoder's outputs, without scoring and without masks at the image's size. How it is
-counted: instseg_d2/analysis.py. It runs on the CPU, whatever MODEL.DEVICE says.
+Prints parameters, multiply-adds and activations by part, for the network alone. SparseInst: from
+the normalised image to the decoder's outputs, without scoring and without masks at the image's
+size. DeepMask and SharpMask: from one training patch to its score and masks. How it is counted:
+instseg_d2/analysis.py. It runs on the CPU, whatever MODEL.DEVICE says.
 
 ``--zoo-table docs/model_zoo.md`` measures every config in that page's table anew.
 """
@@ -27,6 +28,7 @@ from instseg_d2.analysis import Analysis, Chain, analyze
 from instseg_d2.config import load_config
 from instseg_d2.errors import ConfigError, UserError, user_message
 from instseg_d2.modeling import build_model
+from sharpmask_d2 import SharpMask
 
 COCO_SIZE = (480, 640)
 """Height and width of the commonest image in COCO."""
@@ -113,9 +115,40 @@ def sparseinst_network(model: nn.Module) -> Chain:
     return Chain(backbone=model.backbone, encoder=model.encoder, decoder=model.decoder)
 
 
-#: By ``MODEL.META_ARCHITECTURE``: the model -> its network, a module that takes (B, 3, H, W), both
-#: sides multiples of the model's ``size_divisibility``.
-NETWORKS: dict[str, Callable[[nn.Module], nn.Module]] = {"SparseInst": sparseinst_network}
+class PatchNetwork(nn.Module):
+    """DeepMask or SharpMask: patches (B, 3, P, P) -> scores and masks.
+
+    Attributes:
+        input_size: (P, P).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.head
+        if isinstance(model, SharpMask):
+            self.refinement = model.refinement
+        # In a tuple, so that its parts are not registered twice.
+        self._model = (model,)
+        side = model.window_size + 2 * model.context
+        self.input_size = (side, side)
+
+    def forward(self, patches: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        model = self._model[0]
+        features, output = model.patch_output(patches)
+        encodings = output.encoding.flatten(1)
+        masks = model.coarse_masks(encodings, model.window_size)
+        if not isinstance(model, SharpMask):
+            return output.score_logits, masks
+        return output.score_logits, masks, model.sharp_masks(encodings, model.skips(features))
+
+
+#: By ``MODEL.META_ARCHITECTURE``: the model -> its network, a module that takes (B, 3, H, W), of
+#: its ``input_size`` if it has one, else of multiples of the model's ``size_divisibility``.
+NETWORKS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "SparseInst": sparseinst_network,
+    "DeepMask": PatchNetwork,
+    "SharpMask": PatchNetwork,
+}
 
 
 def measure(
@@ -124,11 +157,12 @@ def measure(
     """
     Args:
         cfg: of the model; its weights are not loaded, since they change nothing here.
-        size: (height, width) of the image; None for :func:`inference_size`.
+        size: (height, width) of the image; None for :func:`inference_size`, or for the patch.
         batch, depth: images; levels of parts.
 
     Raises:
-        ConfigError: an architecture that is not in :data:`NETWORKS`, or a wrong name or value.
+        ConfigError: an architecture that is not in :data:`NETWORKS`, a wrong name or value, or a
+            size for a network that takes patches.
     """
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture not in NETWORKS:
@@ -140,11 +174,16 @@ def measure(
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg).eval()
-    height, width = size or inference_size(cfg)
-    step = model.size_divisibility
+    network = NETWORKS[architecture](model)
+    patch_size = getattr(network, "input_size", None)
+    if size and patch_size:
+        raise ConfigError(
+            f"{architecture} is measured on a patch: give MODEL.SHARP_MASK.WINDOW_SIZE, not --size"
+        )
+    height, width = size or patch_size or inference_size(cfg)
+    step = 1 if patch_size else model.size_divisibility
     input_shape = (batch, 3, -(-height // step) * step, -(-width // step) * step)
-    images = torch.zeros(input_shape)
-    analysis = analyze(NETWORKS[architecture](model), images, depth=depth)
+    analysis = analyze(network, torch.zeros(input_shape), depth=depth)
     return Measured((height, width), input_shape, analysis)
 
 

@@ -12,6 +12,7 @@ import torch
 from instseg_d2.config import load_config
 from instseg_d2.errors import ConfigError
 from instseg_d2.model_zoo import config_names, get, get_config
+from instseg_d2.modeling import build_model
 from tools.analyze import (
     FLOPS_COLUMN,
     NETWORKS,
@@ -82,6 +83,26 @@ def test_cost_grows_with_the_input(tiny_overrides: list[str]) -> None:
     one = measure(cfg, size=(64, 64)).analysis.total
     two = measure(cfg, size=(64, 64), batch=2).analysis.total
     assert (two.params, two.flops) == (one.params, 2 * one.flops)
+
+
+def test_deepmask_and_sharpmask_on_one_patch(tiny_overrides: list[str]) -> None:
+    totals = {}
+    for name in ("deepmask_r50", "sharpmask_r50"):
+        cfg = load_config(f"sharpmask/{name}", tiny_overrides)
+        measured = measure(cfg, depth=1)
+        assert measured.input_shape == (1, 3, 96, 96)
+        assert measured.analysis.total.params == sum(
+            parameter.numel() for parameter in build_model(cfg).parameters()
+        )
+        assert not measured.analysis.uncounted
+        totals[name] = measured.analysis
+    extra = totals["sharpmask_r50"].parts["refinement"]
+    assert totals["deepmask_r50"].parts.keys() == {"backbone", "head"}
+    coarse, sharp = (analysis.total.flops for analysis in totals.values())
+    assert extra.flops > 0
+    assert sharp - coarse == pytest.approx(extra.flops, rel=0.02)
+    with pytest.raises(ConfigError, match="not --size"):
+        measure(cfg, size=(480, 640))
 
 
 def test_default_size_is_that_of_inference() -> None:
