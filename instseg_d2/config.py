@@ -32,6 +32,27 @@ def add_shared_config(cfg: CN) -> None:
     # are fastest in. Results differ by rounding only.
     cfg.MODEL.CHANNELS_LAST = False
 
+    # What makes a trained model faster in the predictor and in `train_net.py --eval-only`. Not in
+    # training, nor in the evaluations in its course. The first two change rounding alone. Gains are
+    # those of SparseInst's network (R-50, 640 x 864) on two CPU cores.
+    cfg.MODEL.INFERENCE = CN()
+    # Make batch norms, whose statistics are fixed then, and other linear steps part of the
+    # convolutions before them: 1.1 times as fast.
+    cfg.MODEL.INFERENCE.FOLD_NORMS = True
+    # As MODEL.CHANNELS_LAST, where that is faster: on the CPU (1.3 times as fast) and in half
+    # precision.
+    cfg.MODEL.INFERENCE.CHANNELS_LAST = True
+    # What the network is computed in: "float32", "bfloat16" (2 times as fast on a CPU that has
+    # instructions for it), or on a GPU also "float16".
+    cfg.MODEL.INFERENCE.PRECISION = "float32"
+    # Compile the network with torch.compile, which takes a minute or more for each input size; of
+    # more than 8 sizes the rest run uncompiled. Meant for GPUs: on the CPU, where it needs a C++
+    # compiler, it gains next to nothing.
+    cfg.MODEL.INFERENCE.COMPILE = False
+    # On a GPU: record the network once for each input size (up to 16 are kept, with memory of their
+    # own), and replay it. For small batches, which wait for the CPU otherwise.
+    cfg.MODEL.INFERENCE.CUDA_GRAPHS = False
+
     # How MODEL.WEIGHTS and checkpoints are read.
     cfg.MODEL.LOADING = CN()
     # Read a .pth, .pkl or .pyth file also if that runs code that the file brings along. Only for

@@ -9,6 +9,8 @@ from torch import nn
 from .checkpoint import InstSegCheckpointer, LoadOptions
 from .errors import ConfigError, DeviceError
 from .families import model_families
+from .half_precision import check_half_precision
+from .inference import InferenceOptions, prepare_for_inference
 from .registry import look_up
 
 #: What ``SOLVER.AMP.DTYPE`` may name.
@@ -46,6 +48,17 @@ def build_trained_model(cfg: CfgNode) -> nn.Module:
     return model
 
 
+def build_inference_model(cfg: CfgNode) -> nn.Module:
+    """The model with ``MODEL.WEIGHTS``, made faster as ``MODEL.INFERENCE`` says; it can only run.
+
+    Raises:
+        WeightsError: see :func:`build_trained_model`.
+        ConfigError, DeviceError: see there, or ``MODEL.INFERENCE.PRECISION`` is not possible.
+    """
+    options = InferenceOptions.from_config(cfg)
+    return prepare_for_inference(build_trained_model(cfg), options)
+
+
 def check_training(cfg: CfgNode, num_processes: int = 1) -> None:
     """See that the solver's settings fit the device and the number of processes.
 
@@ -56,7 +69,7 @@ def check_training(cfg: CfgNode, num_processes: int = 1) -> None:
     """
     dtype = amp_dtype(cfg)
     if cfg.SOLVER.AMP.ENABLED:
-        _check_amp_device(dtype, cfg.MODEL.DEVICE)
+        check_half_precision(dtype, cfg.MODEL.DEVICE, "SOLVER.AMP.DTYPE")
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch % num_processes and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
         raise ConfigError(
@@ -78,25 +91,6 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype:
             f"SOLVER.AMP.DTYPE is {name!r}; known are auto, {' and '.join(AMP_DTYPES)}"
         )
     return AMP_DTYPES[name]
-
-
-def _check_amp_device(dtype: torch.dtype, device: str) -> None:
-    if dtype == torch.float16 and device.startswith("cpu"):
-        raise ConfigError(
-            "SOLVER.AMP.DTYPE float16 needs a GPU, but MODEL.DEVICE is cpu; "
-            "give SOLVER.AMP.DTYPE bfloat16 (or auto)"
-        )
-    # Without emulation: it is slower than float32.
-    if (
-        dtype == torch.bfloat16
-        and device.startswith("cuda")
-        and torch.cuda.is_available()
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        raise DeviceError(
-            "SOLVER.AMP.DTYPE is bfloat16, which this GPU has no arithmetic for; "
-            "give SOLVER.AMP.DTYPE float16 (or auto)"
-        )
 
 
 def check_device(cfg: CfgNode, num_gpus: int = 1) -> None:

@@ -78,6 +78,9 @@ class DeformBottleneck(Bottleneck):
 class ResNetVD(StagedBackbone):
     """timm's ``resnet50d`` and its relatives; features ``res2`` to ``res5`` at strides 4 to 32."""
 
+    #: The stem's last norm can become part of the convolution before it; see ``fold_norms``.
+    conv_norm_pairs = (("conv1", "bn1"),)
+
     @configurable
     def __init__(
         self,
