@@ -1,18 +1,19 @@
 """The training loss of SparseInst (section 3.5, equations 5 and 6).
 
-Shape shorthand: B images, N predictions an image, K classes, (h, w) the size of the predicted
-masks, M matches in the whole batch.
+Shape shorthand: B images, N predictions an image, K classes, (h', w') the size of the predicted
+masks, (h, w) that of the targets, M matches in the whole batch.
 
 The weights follow the authors' code (with which the published models were trained) where it differs
 from the paper: the pixel loss weighs 5, not 2.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.registry import Registry
 from fvcore.nn import sigmoid_focal_loss
@@ -22,15 +23,16 @@ from torch.nn import functional as F
 from instseg_d2.errors import ConfigError
 from instseg_d2.registry import look_up
 
-from .losses import binarised_iou, dice_loss, mask_bce_loss
+from .losses import mask_losses
+from .mask_targets import batch_targets
 from .matcher import Match, build_matcher
 
 SPARSE_INST_CRITERION_REGISTRY: Registry = Registry("SPARSE_INST_CRITERION")
 SPARSE_INST_CRITERION_REGISTRY.__doc__ = """
 Criteria, named by ``MODEL.SPARSE_INST.LOSS.NAME``.
 
-Called as ``criterion(cfg)``; the module maps (decoder outputs, ground truth, padded input size) to
-a dict of weighted losses.
+Called as ``criterion(cfg)``; the module maps (decoder outputs, ground truth, padded input size,
+scale factor) to a dict of weighted losses, see :meth:`SparseInstCriterion.forward`.
 """
 
 LOSS_ITEMS = ("labels", "masks")
@@ -101,36 +103,41 @@ class SparseInstCriterion(nn.Module):
         outputs: dict[str, Tensor],
         gt_instances: list[Instances],
         padded_size: tuple[int, int],
+        scale_factor: float = 1.0,
     ) -> dict[str, Tensor]:
         """
         Args:
-            outputs: ``pred_logits`` (B, N, K), ``pred_masks`` (B, N, h, w), ``pred_scores`` (B, N,
-                1).
+            outputs: ``pred_logits`` (B, N, K), ``pred_masks`` (B, N, h', w'), ``pred_scores`` (B,
+                N, 1).
             gt_instances: per image, with ``gt_classes`` (n,) and ``gt_masks`` (BitMasks, n x H x W
                 at the image's size before padding).
             padded_size: height and width of the padded input.
+            scale_factor: the mask logits are upsampled bilinearly by this before they are compared
+                with the targets. Logits that are still to be upsampled take far less memory: only
+                those that are matched are upsampled for the losses, a few at a time.
 
         Returns:
             scalars ``loss_ce``, ``loss_mask``, ``loss_dice``, ``loss_objectness``, already weighted
             (those that ``items`` ask for). Without any instance the last three are zero.
         """
         # Under autocast the heads give half precision, which the sums over pixels overflow.
-        outputs = {name: outputs[name].float() for name in PREDICTIONS}
-        with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
-            size = outputs["pred_masks"].shape[-2:]
-            gt_masks = [mask_targets(gt.gt_masks, padded_size, size) for gt in gt_instances]
+        outputs = {name: _at_least_float32(outputs[name]) for name in PREDICTIONS}
+        pred_masks = outputs["pred_masks"]
+        with torch.autocast(pred_masks.device.type, enabled=False):
             gt_classes = [gt.gt_classes for gt in gt_instances]
+            counts = [len(classes) for classes in gt_classes]
+            size = [int(length * scale_factor) for length in pred_masks.shape[-2:]]
+            gt_masks = batch_targets([gt.gt_masks for gt in gt_instances], padded_size, size)
             matches = self.matcher(
-                outputs["pred_logits"], outputs["pred_masks"], gt_classes, gt_masks
+                outputs["pred_logits"], pred_masks, gt_classes, gt_masks.split(counts), scale_factor
             )
-            num_instances = _mean_over_ranks(
-                sum(len(classes) for classes in gt_classes), outputs["pred_masks"].device
-            )
+            pairs = _in_batch(matches, pred_masks.shape[1], counts, pred_masks.device)
+            num_instances = _mean_over_ranks(sum(counts), pred_masks.device)
             losses = {}
             if "labels" in self.items:
-                losses["loss_ce"] = self._class_loss(outputs, gt_classes, matches, num_instances)
+                losses["loss_ce"] = self._class_loss(outputs, gt_classes, pairs, num_instances)
             if "masks" in self.items:
-                losses |= self._mask_losses(outputs, gt_masks, matches, num_instances)
+                losses |= self._mask_losses(outputs, gt_masks, pairs, num_instances, scale_factor)
         if set(self.items) != set(LOSS_ITEMS):
             # Heads without a loss stay in the graph, which DistributedDataParallel needs.
             unused = sum(value.sum() for value in outputs.values()) * 0
@@ -141,13 +148,13 @@ class SparseInstCriterion(nn.Module):
         self,
         outputs: dict[str, Tensor],
         gt_classes: list[Tensor],
-        matches: list[Match],
+        pairs: Match,
         num_instances: float,
     ) -> Tensor:
-        logits = outputs["pred_logits"]
+        pred_index, gt_index = pairs
+        logits = outputs["pred_logits"].flatten(0, 1)
         targets = torch.zeros_like(logits)
-        for image, (pred_index, gt_index) in enumerate(matches):
-            targets[image, pred_index, gt_classes[image][gt_index]] = 1
+        targets[pred_index, torch.cat(gt_classes)[gt_index]] = 1
         loss = sigmoid_focal_loss(
             logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma, reduction="sum"
         )
@@ -156,57 +163,55 @@ class SparseInstCriterion(nn.Module):
     def _mask_losses(
         self,
         outputs: dict[str, Tensor],
-        gt_masks: list[Tensor],
-        matches: list[Match],
+        gt_masks: Tensor,
+        pairs: Match,
         num_instances: float,
+        scale_factor: float,
     ) -> dict[str, Tensor]:
-        def matched(predictions: Tensor) -> Tensor:
-            """(B, N, ...) -> (M, pixels or 1)."""
-            return torch.cat(
-                [image[index] for image, (index, _) in zip(predictions, matches, strict=True)]
-            ).flatten(1)
-
-        pred_masks = matched(outputs["pred_masks"])
-        pred_ious = matched(outputs["pred_scores"])[:, 0]
-        targets = torch.cat(
-            [masks[index] for masks, (_, index) in zip(gt_masks, matches, strict=True)]
-        ).flatten(1)
-        if not len(targets):
+        pred_index, gt_index = pairs
+        if not len(pred_index):
             # A mean over nothing is NaN; these zeros keep every head in the graph, which
             # DistributedDataParallel needs.
             zero = outputs["pred_masks"].sum() * 0 + outputs["pred_scores"].sum() * 0
             return {"loss_mask": zero, "loss_dice": zero, "loss_objectness": zero}
-        ious = binarised_iou(pred_masks, targets)
+        pred_masks = outputs["pred_masks"].flatten(0, 1).index_select(0, pred_index)
+        pred_ious = outputs["pred_scores"].flatten().index_select(0, pred_index)
+        cross_entropy, dice, ious = mask_losses(pred_masks, gt_masks, gt_index, scale_factor)
+        num_pixels = len(pred_index) * gt_masks[0].numel()
         objectness = F.binary_cross_entropy_with_logits(pred_ious, ious)
         return {
-            "loss_mask": self.mask_pixel_weight * mask_bce_loss(pred_masks, targets),
-            "loss_dice": self.mask_dice_weight * dice_loss(pred_masks, targets) / num_instances,
+            "loss_mask": self.mask_pixel_weight * cross_entropy / num_pixels,
+            "loss_dice": self.mask_dice_weight * dice / num_instances,
             "loss_objectness": self.objectness_weight * objectness,
         }
 
 
-def mask_targets(
-    gt_masks: BitMasks, padded_size: tuple[int, int], output_size: Sequence[int]
-) -> Tensor:
-    """Ground-truth masks at the size of the predictions.
+def _at_least_float32(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _in_batch(
+    matches: Sequence[Match], num_predictions: int, counts: Sequence[int], device: torch.device
+) -> Match:
+    """The matches of all images as indices (M,) into all predictions and all targets of a batch.
 
     Args:
-        gt_masks: n masks of the image's size, H x W.
-        padded_size: the input's size after padding, at least H x W.
-        output_size: (h, w) of the predictions, which cover the padded input.
-
-    Returns:
-        (n, h, w) float32 in 0..1, resized bilinearly from the zero-padded masks.
+        matches: per image.
+        num_predictions: N, of every image.
+        counts: the targets of each image.
+        device: of the result.
     """
-    masks = gt_masks.tensor
-    height, width = padded_size
-    padding = (0, width - masks.shape[-1], 0, height - masks.shape[-2])
-    canvas = F.pad(masks.float(), padding)
-    if not len(canvas):  # interpolate refuses an empty batch
-        return canvas.new_zeros(0, *output_size)
-    return F.interpolate(
-        canvas[:, None], size=tuple(output_size), mode="bilinear", align_corners=False
-    )[:, 0]
+    first_targets = itertools.accumulate(counts, initial=0)
+    pred, gt = zip(
+        *(
+            (pred_index + image * num_predictions, gt_index + first_target)
+            for image, ((pred_index, gt_index), first_target) in enumerate(
+                zip(matches, first_targets, strict=False)
+            )
+        ),
+        strict=True,
+    )
+    return torch.cat(pred).to(device), torch.cat(gt).to(device)
 
 
 def _mean_over_ranks(count: int, device: torch.device) -> float:

@@ -4,17 +4,19 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Instances
 from detectron2.utils.registry import Registry
 
 from instseg_d2.data.checks import read_image
 from instseg_d2.errors import DataError
 from instseg_d2.registry import look_up
+
+from .ground_truth import ground_truth
 
 DATASET_MAPPER_REGISTRY: Registry = Registry("SPARSE_INST_DATASET_MAPPER")
 DATASET_MAPPER_REGISTRY.__doc__ = """
@@ -97,24 +99,33 @@ class SparseInstDatasetMapper:
 
         Raises:
             DataError: the image cannot be read, is too narrow to be resized, or its size is not
-                what the annotation says.
+                what the annotation says; an instance has no usable mask.
         """
-        dataset_dict = copy.deepcopy(dataset_dict)
-        image = read_image(dataset_dict, self.image_format)
-        inputs = T.AugInput(image)
+        annotations = dataset_dict.get("annotations", [])
+        # Copying every point of every polygon would take as long as drawing them.
+        dataset_dict = copy.deepcopy(
+            {key: value for key, value in dataset_dict.items() if key != "annotations"}
+        )
+        stored = read_image(dataset_dict, self.image_format)
+        height, width = stored.shape[:2]
+        label = f"image {dataset_dict['file_name']} (image id {dataset_dict.get('image_id')})"
+        inputs = T.AugInput(stored)
         try:
             transforms = self._draw_augmentations()(inputs)
         except (AssertionError, ValueError) as error:  # resizing or cropping leaves nothing
-            height, width = image.shape[:2]
             raise DataError(
-                f"image {dataset_dict['file_name']} (image id {dataset_dict.get('image_id')}) of "
-                f"{width} x {height} pixels cannot be resized or cropped as INPUT asks: {error}"
+                f"{label} of {width} x {height} pixels cannot be resized or cropped as INPUT asks: "
+                f"{error}"
             ) from error
         image = inputs.image
-        dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        annotations = dataset_dict.pop("annotations", [])
+        dataset_dict["image"] = torch.from_numpy(_planes(image))
         if self.is_train:
-            dataset_dict["instances"] = _instances(annotations, transforms, image.shape[:2])
+            try:
+                dataset_dict["instances"] = ground_truth(
+                    annotations, transforms, (height, width), image.shape[:2]
+                )
+            except DataError as error:
+                raise DataError(f"{label}: {error}") from error
         return dataset_dict
 
     def _draw_augmentations(self) -> T.AugmentationList:
@@ -123,19 +134,12 @@ class SparseInstDatasetMapper:
         return self.augmentations
 
 
-def _instances(
-    annotations: list[dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
-) -> Instances:
-    """The ground-truth ``Instances`` of an image, at its augmented size (height, width)."""
-    transformed = [
-        detection_utils.transform_instance_annotations(annotation, transforms, image_size)
-        for annotation in annotations
-        if not annotation.get("iscrowd", 0)
-    ]
-    # Bitmasks take polygons and RLE alike, and hold holes.
-    instances = detection_utils.annotations_to_instances(
-        transformed, image_size, mask_format="bitmask"
-    )
-    if not instances.has("gt_masks"):
-        instances.gt_masks = BitMasks(torch.zeros(0, *image_size, dtype=torch.bool))
-    return instances[instances.gt_masks.nonempty()]
+def _planes(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> (C, H, W); OpenCV takes a fifth of NumPy's time where it can do it."""
+    if image.dtype != np.uint8:
+        return np.ascontiguousarray(image.transpose(2, 0, 1))
+    if image.strides[1] < 0:  # a view of the image before it was flipped
+        image = cv2.flip(image[:, ::-1], 1)
+    planes = np.empty((image.shape[2], *image.shape[:2]), dtype=np.uint8)
+    cv2.split(image, list(planes))
+    return planes

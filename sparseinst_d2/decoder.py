@@ -4,12 +4,13 @@ Shape shorthand: B images, C channels in, N instances (``num_masks``), G activat
 instance (``groups``; 1 in the base decoder), K classes, D kernel length, (h, w) the feature's size
 (stride 8).
 
-Outputs are logits (``pred_logits``, ``pred_scores``, ``pred_masks``); :mod:`.postprocess` turns
+Both branches see the coordinates of each pixel beside the feature, by :mod:`.split_convs`. Outputs
+are logits (``pred_logits``, ``pred_scores``, ``pred_masks``); :mod:`.postprocess` turns
 them into scores.
 """
 
 import math
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -22,12 +23,15 @@ from torch.nn import functional as F
 from instseg_d2.errors import ConfigError
 from instseg_d2.registry import look_up
 
+from .split_convs import CoordinateConv2d
+
 SPARSE_INST_DECODER_REGISTRY: Registry = Registry("SPARSE_INST_DECODER")
 SPARSE_INST_DECODER_REGISTRY.__doc__ = """
 Decoders, named by ``MODEL.SPARSE_INST.DECODER.NAME``.
 
 Called as ``decoder(cfg, in_channels)``; the module maps (B, C, h, w) to the dict that
-:meth:`BaseIAMDecoder.forward` describes.
+:meth:`BaseIAMDecoder.forward` describes, which training reads. Inference calls its method
+``instances``, see :meth:`BaseIAMDecoder.instances`, and reads its ``scale_factor``.
 """
 
 #: Every class starts at this probability, so that the easy negatives do not swamp the first steps
@@ -42,16 +46,33 @@ def build_decoder(cfg: CfgNode, in_channels: int) -> nn.Module:
     return look_up(SPARSE_INST_DECODER_REGISTRY, name, key)(cfg, in_channels)
 
 
-def append_coordinates(feature: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, 2 + C, h, w): x then y, each linear from -1 to 1, before the features.
+class InstanceOutputs(NamedTuple):
+    """What a decoder says of the instances of B images, the masks not yet made.
 
-    A map one pixel wide or high gets the coordinate -1.
+    Attributes:
+        pred_logits: (B, N, K) class logits.
+        pred_scores: (B, N, 1) logits of the mask's IoU.
+        kernels: (B, N, D); see :func:`mask_logits`.
+        mask_features: (B, D, h, w).
     """
-    batch, _, height, width = feature.shape
-    x = torch.linspace(-1, 1, width, device=feature.device, dtype=feature.dtype)
-    y = torch.linspace(-1, 1, height, device=feature.device, dtype=feature.dtype)[:, None]
-    x, y = (coordinate.expand(batch, 1, height, width) for coordinate in (x, y))
-    return torch.cat([x, y, feature], dim=1)
+
+    pred_logits: Tensor
+    pred_scores: Tensor
+    kernels: Tensor
+    mask_features: Tensor
+
+
+def mask_logits(kernels: Tensor, mask_features: Tensor) -> Tensor:
+    """Mask logits at the features' size, of all instances or of those that matter.
+
+    Args:
+        kernels: (..., n, D), any n of the instances.
+        mask_features: (..., D, h, w).
+
+    Returns:
+        (..., n, h, w).
+    """
+    return (kernels @ mask_features.flatten(-2)).unflatten(-1, mask_features.shape[-2:])
 
 
 class InstanceBranch(nn.Module):
@@ -105,15 +126,29 @@ class InstanceBranch(nn.Module):
         if self.fc is not None:
             weight_init.c2_xavier_fill(self.fc)
 
-    def activation_weights(self, iam_logits: Tensor) -> Tensor:
-        """(B, G*N, h*w) logits -> weights that sum to 1 over the pixels."""
+    def pool(self, iam_logits: Tensor, feature: Tensor) -> Tensor:
+        """Means of the feature over the image, weighted by the activation maps.
+
+        Args:
+            iam_logits: (B, G*N, h*w).
+            feature: (B, dim, h*w).
+
+        Returns:
+            (B, G*N, dim).
+        """
         prob = iam_logits.sigmoid()
-        return prob / prob.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        # Dividing after the product is the same and touches fewer values, but before the division
+        # the sums over pixels are more than float16 can hold.
+        dtype = torch.promote_types(prob.dtype, torch.float32)
+        total = prob.sum(dim=-1, keepdim=True, dtype=dtype).clamp(min=1e-6)
+        if prob.dtype == torch.float16:
+            return (prob / total).to(prob.dtype) @ feature.transpose(1, 2)
+        return (prob @ feature.transpose(1, 2)) / total
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """
         Args:
-            feature: (B, C, h, w), with coordinates.
+            feature: (B, C, h, w).
 
         Returns:
             class logits (B, N, K), mask kernels (B, N, D), IoU logits (B, N, 1) and the logits of
@@ -121,8 +156,7 @@ class InstanceBranch(nn.Module):
         """
         feature = self.inst_convs(feature)
         iam_logits = self.iam_conv(feature)
-        weights = self.activation_weights(iam_logits.flatten(2))
-        instances = weights @ feature.flatten(2).transpose(1, 2).to(weights.dtype)
+        instances = self.pool(iam_logits.flatten(2), feature.flatten(2))
         if self.fc is not None:
             instances = F.relu(self.fc(self._concatenate_groups(instances)))
         return (
@@ -147,9 +181,10 @@ class SoftmaxInstanceBranch(InstanceBranch):
         # A softmax ignores a shift of all logits: this has no effect and stays for the checkpoints.
         self.softmax_bias = nn.Parameter(torch.ones(1))
 
-    def activation_weights(self, iam_logits: Tensor) -> Tensor:
-        """(B, G*N, h*w) logits -> weights that sum to 1 over the pixels."""
-        return (iam_logits + self.softmax_bias).softmax(dim=-1)
+    def pool(self, iam_logits: Tensor, feature: Tensor) -> Tensor:
+        """As of :class:`InstanceBranch`."""
+        weights = (iam_logits + self.softmax_bias).softmax(dim=-1)
+        return weights @ feature.transpose(1, 2).to(weights.dtype)
 
 
 class MaskBranch(nn.Module):
@@ -193,7 +228,7 @@ class BaseIAMDecoder(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: C, of the encoder's output; two coordinate channels are added here.
+            in_channels: C, of the encoder's output; both branches add two channels of coordinates.
             num_masks: N, the most instances that an image can have.
             num_classes: K.
             kernel_dim: D.
@@ -210,7 +245,7 @@ class BaseIAMDecoder(nn.Module):
         self.output_iam = output_iam
         self.num_classes = num_classes
         self.inst_branch = self.instance_branch_type(
-            in_channels=in_channels + 2,
+            in_channels=in_channels,
             dim=inst_dim,
             num_convs=inst_convs,
             num_masks=num_masks,
@@ -220,7 +255,7 @@ class BaseIAMDecoder(nn.Module):
             norm=norm,
         )
         self.mask_branch = MaskBranch(
-            in_channels=in_channels + 2,
+            in_channels=in_channels,
             dim=mask_dim,
             num_convs=mask_convs,
             kernel_dim=kernel_dim,
@@ -254,22 +289,35 @@ class BaseIAMDecoder(nn.Module):
             the scale factor; ``pred_scores`` (B, N, 1) logits of the mask's IoU; with
             ``output_iam`` also ``pred_iam`` (B, G*N, h, w), logits of the activation maps.
         """
-        feature = append_coordinates(feature)
-        pred_logits, pred_kernel, pred_scores, iam_logits = self.inst_branch(feature)
-        mask_feature = self.mask_branch(feature)
-        height, width = mask_feature.shape[-2:]
-        pred_masks = (pred_kernel @ mask_feature.flatten(2)).unflatten(2, (height, width))
-        pred_masks = F.interpolate(
-            pred_masks, scale_factor=self.scale_factor, mode="bilinear", align_corners=False
+        instances, iam_logits = self._decode(feature)
+        masks = F.interpolate(
+            mask_logits(instances.kernels, instances.mask_features),
+            scale_factor=self.scale_factor,
+            mode="bilinear",
+            align_corners=False,
         )
         outputs = {
-            "pred_logits": pred_logits,
-            "pred_masks": pred_masks,
-            "pred_scores": pred_scores,
+            "pred_logits": instances.pred_logits,
+            "pred_masks": masks,
+            "pred_scores": instances.pred_scores,
         }
         if self.output_iam:
             outputs["pred_iam"] = iam_logits
         return outputs
+
+    def instances(self, feature: Tensor) -> InstanceOutputs:
+        """What :meth:`forward` computes before the masks: inference needs few of them.
+
+        Args:
+            feature: (B, C, h, w).
+        """
+        return self._decode(feature)[0]
+
+    def _decode(self, feature: Tensor) -> tuple[InstanceOutputs, Tensor]:
+        """The instances, and the logits of their activation maps (B, G*N, h, w)."""
+        pred_logits, kernels, pred_scores, iam_logits = self.inst_branch(feature)
+        outputs = InstanceOutputs(pred_logits, pred_scores, kernels, self.mask_branch(feature))
+        return outputs, iam_logits
 
 
 @SPARSE_INST_DECODER_REGISTRY.register()
@@ -290,11 +338,17 @@ class GroupIAMSoftDecoder(GroupIAMDecoder):
 
 
 def conv_stack(in_channels: int, channels: int, num_convs: int, norm: str = "") -> nn.Sequential:
-    """``num_convs`` times (3x3 convolution, norm if any, ReLU)."""
+    """``num_convs`` times (3x3 convolution, norm if any, ReLU); the first sees coordinates, too."""
+    if num_convs < 1:
+        raise ConfigError(
+            "MODEL.SPARSE_INST.DECODER.INST.CONVS and MASK.CONVS must be at least 1, "
+            f"got {num_convs}"
+        )
     layers: list[nn.Module] = []
     for index in range(num_convs):
-        conv = Conv2d(
-            channels if index else in_channels,
+        conv_type = Conv2d if index else CoordinateConv2d
+        conv = conv_type(
+            channels if index else 2 + in_channels,
             channels,
             kernel_size=3,
             padding=1,

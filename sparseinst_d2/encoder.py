@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from instseg_d2.errors import ConfigError
 from instseg_d2.registry import look_up
 
+from .split_convs import add_stretched, convolve_stretched
+
 SPARSE_INST_ENCODER_REGISTRY: Registry = Registry("SPARSE_INST_ENCODER")
 SPARSE_INST_ENCODER_REGISTRY.__doc__ = """
 Encoders, named by ``MODEL.SPARSE_INST.ENCODER.NAME``.
@@ -63,9 +65,9 @@ class PyramidPoolingModule(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        size = feature.shape[-2:]
-        pooled = [_resize(F.relu(stage(feature)), size) for stage in self.stages]
-        return F.relu(self.bottleneck(torch.cat([*pooled, feature], dim=1)))
+        pooled = [F.relu(stage(feature)) for stage in self.stages]
+        maps = [*pooled, feature]
+        return F.relu(convolve_stretched(self.bottleneck, maps, feature.shape[-2:]))
 
 
 @SPARSE_INST_ENCODER_REGISTRY.register()
@@ -73,7 +75,8 @@ class InstanceContextEncoder(nn.Module):
     """Fuses three backbone levels into one stride-8 feature with context.
 
     Laterals -> pyramid pooling on the coarsest -> top-down additions -> 3x3 outputs -> all levels
-    resized to the finest, concatenated finest first, fused by a 1x1 convolution.
+    resized to the finest, concatenated finest first, fused by a 1x1 convolution. (The concatenation
+    is not made: see :mod:`.split_convs`.)
     """
 
     @configurable
@@ -147,8 +150,28 @@ class InstanceContextEncoder(nn.Module):
             )
             outputs.append(output(top))
         size = outputs[-1].shape[-2:]
-        finest_first = [outputs[-1], *(_resize(level, size) for level in outputs[-2::-1])]
-        return self.fusion(torch.cat(finest_first, dim=1))
+        if self.fusion is None:
+            return add_stretched(outputs[::-1], size)
+        return convolve_stretched(self.fusion, outputs[::-1], size)
+
+    @torch.no_grad()
+    def for_inference(self) -> nn.Module:
+        """The same function for weights that no longer change, in place.
+
+        Without a norm between them, each 3x3 output convolution and its part of the 1x1 ``fusion``
+        are one 3x3 convolution.
+        """
+        fusion: Any = self.fusion
+        outputs: list[Any] = list(self.fpn_outputs)[::-1]
+        if fusion is None or any(conv.norm is not None for conv in (fusion, *outputs)):
+            return self
+        mixes = fusion.weight.double()[:, :, 0, 0].split(self.out_channels, dim=1)
+        for output, mix in zip(outputs, mixes, strict=True):
+            output.weight.copy_(torch.einsum("of,fikl->oikl", mix, output.weight.double()))
+            output.bias.copy_(mix @ output.bias.double())
+        outputs[0].bias += fusion.bias
+        self.fusion = None
+        return self
 
 
 def _conv(in_channels: int, out_channels: int, *, kernel_size: int, norm: str) -> Conv2d:
@@ -161,7 +184,3 @@ def _conv(in_channels: int, out_channels: int, *, kernel_size: int, norm: str) -
         bias=not norm,
         norm=get_norm(norm, out_channels),
     )
-
-
-def _resize(feature: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)

@@ -1,5 +1,6 @@
 """Bipartite matching of predictions and ground truth (SparseInst, section 3.5, equation 4)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from instseg_d2.registry import look_up
 
 from .losses import pairwise_dice
+from .mask_resize import upsample
 
 SPARSE_INST_MATCHER_REGISTRY: Registry = Registry("SPARSE_INST_MATCHER")
 SPARSE_INST_MATCHER_REGISTRY.__doc__ = """
@@ -18,6 +20,9 @@ Matchers, named by ``MODEL.SPARSE_INST.MATCHER.NAME``.
 
 Called as ``matcher(cfg)``; the module assigns as :meth:`SparseInstMatcher.forward` describes.
 """
+
+#: Of predicted masks at the targets' size at a time: bounds the memory.
+MAX_PIXELS = 2**21
 
 #: One image's matches: prediction indices and target indices, int64, equally long.
 Match = tuple[Tensor, Tensor]
@@ -57,40 +62,64 @@ class SparseInstMatcher(nn.Module):
         self,
         pred_logits: Tensor,
         pred_masks: Tensor,
-        gt_classes: list[Tensor],
-        gt_masks: list[Tensor],
+        gt_classes: Sequence[Tensor],
+        gt_masks: Sequence[Tensor],
+        scale_factor: float = 1.0,
     ) -> list[Match]:
         """
         Args:
             pred_logits: (B, N, K) class logits.
-            pred_masks: (B, N, h, w) mask logits.
+            pred_masks: (B, N, h', w') mask logits.
             gt_classes: per image (n,) int64 in 0..K-1.
-            gt_masks: per image (n, h, w), values in 0..1, at the size of the predictions.
+            gt_masks: per image (n, h, w), values in 0..1.
+            scale_factor: the mask logits are upsampled bilinearly by this to the size of the
+                targets, (h, w).
 
         Returns:
             per image the pairs (prediction index, target index), min(N, n) of them, on the CPU, in
             ascending order of the prediction index.
         """
-        return [
-            self._match_image(*image)
-            for image in zip(pred_logits, pred_masks, gt_classes, gt_masks, strict=True)
-        ]
-
-    def _match_image(
-        self, pred_logits: Tensor, pred_masks: Tensor, gt_classes: Tensor, gt_masks: Tensor
-    ) -> Match:
-        if not len(gt_classes):
-            empty = torch.zeros(0, dtype=torch.int64)
-            return empty, empty
         # Half precision overflows in the sums over pixels, so the scores are computed in float32
         # whatever the autocast state.
         with torch.autocast(pred_masks.device.type, enabled=False):
-            probs = pred_masks.float().flatten(1).sigmoid()
-            dice = pairwise_dice(probs, gt_masks.float().flatten(1))
-            class_probs = pred_logits.float()[:, gt_classes].sigmoid()
-            score = dice**self.alpha * class_probs**self.beta
+            scores = [
+                self._scores(*image, scale_factor)
+                for image in zip(pred_logits, pred_masks, gt_classes, gt_masks, strict=True)
+            ]
+        # All at once: a GPU is waited for a single time.
+        on_cpu = torch.cat([score.flatten() for score in scores]).cpu()
+        sizes = [score.numel() for score in scores]
+        return [
+            _assign(flat.view_as(score))
+            for flat, score in zip(on_cpu.split(sizes), scores, strict=True)
+        ]
+
+    def _scores(
+        self,
+        pred_logits: Tensor,
+        pred_masks: Tensor,
+        gt_classes: Tensor,
+        gt_masks: Tensor,
+        scale_factor: float,
+    ) -> Tensor:
+        """(N, n), every prediction of an image with every target."""
+        if not len(gt_classes):
+            return pred_masks.new_zeros(len(pred_masks), 0, dtype=torch.float32)
+        targets = gt_masks.float().flatten(1)
+        dice = torch.cat(
+            [
+                pairwise_dice(upsample(some.float(), scale_factor).flatten(1).sigmoid(), targets)
+                for some in pred_masks.split(max(1, MAX_PIXELS // targets.shape[1]))
+            ]
+        )
+        class_probs = pred_logits.float()[:, gt_classes].sigmoid()
+        score = dice**self.alpha * class_probs**self.beta
         # A non-finite prediction must not stop here with scipy's message: its loss is non-finite
         # too, which the training loop reports with the iteration and every loss.
-        score = torch.nan_to_num(score, nan=0.0, posinf=0.0, neginf=0.0)
-        pred_index, gt_index = linear_sum_assignment(score.cpu().numpy(), maximize=True)
-        return torch.as_tensor(pred_index), torch.as_tensor(gt_index)
+        return torch.nan_to_num(score, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _assign(scores: Tensor) -> Match:
+    """The pairs with the greatest sum of scores (N, n)."""
+    pred_index, gt_index = linear_sum_assignment(scores.numpy(), maximize=True)
+    return torch.as_tensor(pred_index), torch.as_tensor(gt_index)

@@ -2,6 +2,10 @@
 
 Shape shorthand: B images, N predictions, K classes, (h, w) the size of the predicted masks; n of
 the N predictions survive. Logits become scores here and nowhere else.
+
+It happens in two steps, so that masks are made for the survivors only: :func:`select` reads the
+class scores of an image, :func:`finish` the mask logits of those that it selected.
+:func:`postprocess_image` is both, for who has all the masks.
 """
 
 from dataclasses import dataclass
@@ -11,8 +15,10 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Masks resized at a time: bounds the full-size float memory on large images.
-RESIZE_CHUNK = 16
+from .mask_resize import Size, masks_and_boxes, upsample
+
+MAX_PIXELS = 2**20
+"""Of mask logits that become probabilities at a time: so many stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,21 @@ class PostprocessOptions:
     max_detections: int = 100
 
 
+@dataclass(frozen=True)
+class Selected:
+    """The predictions of one image whose class score is high enough.
+
+    Attributes:
+        index: (n,) int64, ascending, which of the N predictions.
+        scores: (n,) in 0..1, before the mask rescoring.
+        classes: (n,) int64.
+    """
+
+    index: Tensor
+    scores: Tensor
+    classes: Tensor
+
+
 def class_scores(pred_logits: Tensor, pred_scores: Tensor) -> tuple[Tensor, Tensor]:
     """Each prediction's best class and its score, sqrt(class probability * predicted IoU).
 
@@ -48,30 +69,44 @@ def class_scores(pred_logits: Tensor, pred_scores: Tensor) -> tuple[Tensor, Tens
 
 
 def maskness(mask_probs: Tensor, threshold: float) -> Tensor:
-    """Mean probability over the pixels above ``threshold``; 0 for a mask without such a pixel.
+    """Mean probability over the pixels above ``threshold`` (at least 0); 0 without such a pixel.
 
     (n, h, w) probabilities -> (n,).
     """
-    inside = (mask_probs > threshold).to(mask_probs.dtype)
-    return (mask_probs * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+    inside = F.threshold(mask_probs.flatten(1), threshold, 0.0)
+    return inside.sum(1) / (inside.sign().sum(1) + 1e-6)
 
 
-def postprocess_image(
-    pred_logits: Tensor,
-    pred_scores: Tensor,
-    pred_masks: Tensor,
+def select(pred_logits: Tensor, pred_scores: Tensor, options: PostprocessOptions) -> Selected:
+    """The predictions of one image that are worth a mask.
+
+    Args:
+        pred_logits: (N, K) class logits.
+        pred_scores: (N, 1) IoU logits.
+        options: thresholds and limits.
+    """
+    scores, classes = class_scores(pred_logits, pred_scores)
+    index = torch.nonzero(scores > options.cls_threshold)[:, 0]
+    return Selected(index, scores[index], classes[index])
+
+
+@torch.no_grad()
+def finish(
+    selected: Selected,
+    mask_logits: Tensor,
     *,
-    padded_size: tuple[int, int],
-    image_size: tuple[int, int],
-    output_size: tuple[int, int],
+    scale_factor: float = 1.0,
+    padded_size: Size,
+    image_size: Size,
+    output_size: Size,
     options: PostprocessOptions,
 ) -> Instances:
     """The instances of one image, in ascending order of prediction index.
 
     Args:
-        pred_logits: (N, K) class logits.
-        pred_scores: (N, 1) IoU logits.
-        pred_masks: (N, h, w) mask logits over the padded input.
+        selected: see :func:`select`.
+        mask_logits: (n, h, w), of the selected predictions, over the padded input.
+        scale_factor: the logits are upsampled bilinearly by this before anything else.
         padded_size: size of the padded input, (height, width) like the two below.
         image_size: size of the image in it, before padding.
         output_size: size that masks and boxes are wanted at.
@@ -82,18 +117,67 @@ def postprocess_image(
         ``scores`` (final, in 0..1), ``pred_classes`` int64 and ``pred_masks`` (n, H, W) bool, in
         ascending order of the prediction index; all four are there when n is 0, too.
     """
-    scores, classes = class_scores(pred_logits, pred_scores)
-    keep = torch.nonzero(scores > options.cls_threshold)[:, 0]
-    probs = pred_masks[keep].float().sigmoid()
-    scores = scores[keep] * maskness(probs, options.mask_threshold)
+    probs, mask_scores = _probabilities(mask_logits, scale_factor, options.mask_threshold)
+    scores = selected.scores * mask_scores
     best = _best(scores, options)
-    masks = resize_masks(probs[best], padded_size, image_size, output_size, options.mask_threshold)
+    if len(best) < len(probs):
+        probs = probs[best]
+    masks, boxes = masks_and_boxes(
+        probs, padded_size, image_size, output_size, options.mask_threshold
+    )
     result = Instances(output_size)
-    result.pred_boxes = Boxes(boxes_from_masks(masks))
+    result.pred_boxes = Boxes(boxes)
     result.scores = scores[best]
-    result.pred_classes = classes[keep[best]]
+    result.pred_classes = selected.classes[best]
     result.pred_masks = masks
     return result
+
+
+def postprocess_image(
+    pred_logits: Tensor,
+    pred_scores: Tensor,
+    pred_masks: Tensor,
+    *,
+    padded_size: Size,
+    image_size: Size,
+    output_size: Size,
+    options: PostprocessOptions,
+) -> Instances:
+    """The instances of one image from all its predictions.
+
+    Args:
+        pred_logits: (N, K) class logits.
+        pred_scores: (N, 1) IoU logits.
+        pred_masks: (N, h, w) mask logits over the padded input.
+        padded_size, image_size, output_size, options: see :func:`finish`.
+
+    Returns:
+        see :func:`finish`.
+    """
+    selected = select(pred_logits, pred_scores, options)
+    return finish(
+        selected,
+        pred_masks[selected.index],
+        padded_size=padded_size,
+        image_size=image_size,
+        output_size=output_size,
+        options=options,
+    )
+
+
+def _probabilities(
+    mask_logits: Tensor, scale_factor: float, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Upsampled probabilities (n, s*h, s*w) float32 and the maskness (n,) of logits (n, h, w)."""
+    height, width = (int(length * scale_factor) for length in mask_logits.shape[1:])
+    probs = mask_logits.new_empty(len(mask_logits), height, width, dtype=torch.float32)
+    scores = mask_logits.new_empty(len(mask_logits), dtype=torch.float32)
+    chunk = max(1, MAX_PIXELS // max(height * width, 1))
+    for start in range(0, len(mask_logits), chunk):
+        part = slice(start, start + chunk)
+        torch.sigmoid(upsample(mask_logits[part].float(), scale_factor), out=probs[part])
+        scores[part] = maskness(probs[part], threshold)
+    return probs, scores
 
 
 def _best(scores: Tensor, options: PostprocessOptions) -> Tensor:
@@ -102,50 +186,3 @@ def _best(scores: Tensor, options: PostprocessOptions) -> Tensor:
     if len(keep) > options.max_detections:
         keep = keep[scores[keep].topk(options.max_detections).indices].sort().values
     return keep
-
-
-def resize_masks(
-    mask_probs: Tensor,
-    padded_size: tuple[int, int],
-    image_size: tuple[int, int],
-    output_size: tuple[int, int],
-    threshold: float,
-) -> Tensor:
-    """Stretch masks over the padded input, cut the padding away, stretch to the output, binarise.
-
-    Args:
-        mask_probs: (n, h, w) probabilities.
-        padded_size, image_size, output_size: see :func:`postprocess_image`.
-        threshold: a pixel belongs to the mask above this probability.
-
-    Returns:
-        (n, *output_size) bool.
-    """
-    masks = torch.empty((len(mask_probs), *output_size), dtype=torch.bool, device=mask_probs.device)
-    height, width = image_size
-    for start in range(0, len(mask_probs), RESIZE_CHUNK):
-        chunk = slice(start, start + RESIZE_CHUNK)
-        padded = _resize(mask_probs[chunk, None], padded_size)
-        masks[chunk] = (_resize(padded[..., :height, :width], output_size) > threshold)[:, 0]
-    return masks
-
-
-def boxes_from_masks(masks: Tensor) -> Tensor:
-    """Tight boxes (n, 4), XYXY in pixels (right and bottom exclusive), of masks (n, H, W) bool.
-
-    An empty mask has the box (0, 0, 0, 0).
-    """
-    spans = []
-    for axis in (1, 2):  # any() over rows leaves columns, so x comes first
-        occupied = masks.any(dim=axis)
-        length = occupied.shape[1]
-        position = torch.arange(length, device=masks.device)
-        first = torch.where(occupied, position, length).amin(dim=1)
-        last = torch.where(occupied, position + 1, 0).amax(dim=1)
-        spans.append((torch.minimum(first, last), last))
-    (left, right), (top, bottom) = spans
-    return torch.stack([left, top, right, bottom], dim=1).float()
-
-
-def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(masks, size=size, mode="bilinear", align_corners=False)

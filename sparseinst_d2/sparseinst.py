@@ -10,10 +10,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import BitMasks, ImageList, Instances
 from torch import Tensor, nn
 
+from instseg_d2.inference import StaticPart
+
 from .criterion import build_criterion
-from .decoder import build_decoder
+from .decoder import BaseIAMDecoder, InstanceOutputs, build_decoder, mask_logits
 from .encoder import build_encoder
-from .postprocess import PostprocessOptions, postprocess_image
+from .postprocess import PostprocessOptions, finish, select
 
 
 @META_ARCH_REGISTRY.register()
@@ -22,6 +24,7 @@ class SparseInst(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    static_part = StaticPart("network", ("backbone", "encoder", "decoder"))
 
     @configurable
     def __init__(
@@ -93,13 +96,22 @@ class SparseInst(nn.Module):
 
         Returns:
             training: the weighted losses. Inference: per image ``{"instances": Instances}``, see
-            :func:`.postprocess.postprocess_image`.
+            :func:`.postprocess.finish`.
         """
         images = self.preprocess(batched_inputs)
-        outputs = self.decoder(self.encoder(self.backbone(images.tensor)))
         if self.training:
+            outputs = self.decoder(self.encoder(self.backbone(images.tensor)))
             return self._losses(outputs, batched_inputs, images)
-        return self.postprocess(outputs, batched_inputs, images)
+        return self.postprocess(self.network(images.tensor), batched_inputs, images)
+
+    def network(self, images: Tensor) -> InstanceOutputs:
+        """All of inference that depends on the images by their size alone: what to compile.
+
+        Args:
+            images: (B, 3, H, W), normalised and padded.
+        """
+        feature = self.encoder(self.backbone(images))
+        return cast(BaseIAMDecoder, self.decoder).instances(feature)
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, pad with zeros to a common, divisible size, and stack: (B, 3, H, W)."""
@@ -121,25 +133,37 @@ class SparseInst(nn.Module):
         return self.criterion(outputs, gt_instances, (height, width))
 
     def postprocess(
-        self, outputs: dict[str, Tensor], batched_inputs: list[dict[str, Any]], images: ImageList
+        self, outputs: InstanceOutputs, batched_inputs: list[dict[str, Any]], images: ImageList
     ) -> list[dict[str, Instances]]:
-        """Decoder outputs -> per image ``{"instances": Instances}`` at the size asked for."""
+        """Instances and the masks of those that are kept, per image at the size asked for.
+
+        Args:
+            outputs: of :meth:`network`.
+            batched_inputs: see :meth:`forward`.
+            images: see :meth:`preprocess`.
+
+        Returns:
+            ``{"instances": Instances}`` per image.
+        """
         height, width = images.tensor.shape[-2:]
         results = []
         for index, (inputs, image_size) in enumerate(
             zip(batched_inputs, images.image_sizes, strict=True)
         ):
-            instances = postprocess_image(
-                outputs["pred_logits"][index],
-                outputs["pred_scores"][index],
-                outputs["pred_masks"][index],
+            options = self.postprocess_options
+            logits, scores, kernels, features = (output[index] for output in outputs)
+            selected = select(logits, scores, options)
+            instances = finish(
+                selected,
+                mask_logits(kernels[selected.index], features),
+                scale_factor=cast(BaseIAMDecoder, self.decoder).scale_factor,
                 padded_size=(height, width),
                 image_size=image_size,
                 output_size=(
                     int(inputs.get("height", image_size[0])),
                     int(inputs.get("width", image_size[1])),
                 ),
-                options=self.postprocess_options,
+                options=options,
             )
             results.append({"instances": instances})
         return results

@@ -4,7 +4,8 @@ from detectron2.structures import BitMasks, Instances
 from torch.nn import functional as F
 
 from sparseinst_d2 import SparseInstCriterion, SparseInstMatcher
-from sparseinst_d2.criterion import mask_targets
+from sparseinst_d2.mask_targets import mask_targets
+from tests.plain.plain_losses import plain_losses
 
 PADDED = (32, 64)
 
@@ -114,11 +115,64 @@ def test_half_precision_outputs_give_float32_losses() -> None:
     assert all(value.dtype == torch.float32 for value in losses.values())
 
 
-def test_targets_are_padded_then_resized() -> None:
-    masks = torch.zeros(1, 28, 40, dtype=torch.bool)
-    masks[0, :16, :16] = True
-    target = mask_targets(BitMasks(masks), (32, 64), (8, 16))
-    expected = torch.zeros(8, 16)
-    expected[:4, :4] = 1
-    torch.testing.assert_close(target[0], expected)
-    assert mask_targets(BitMasks(masks[:0]), (32, 64), (8, 16)).shape == (0, 8, 16)
+COUNTS = {"normal": (3, 5), "half empty": (0, 2), "more than predictions": (9, 1), "one": (1, 0)}
+
+
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+@pytest.mark.parametrize("items", [("labels", "masks"), ("masks",)])
+def test_equals_the_plain_reference(counts: tuple[int, int], items: tuple[str, ...]) -> None:
+    """In float64, where the gradients are exact; the class loss is fvcore's, in float32."""
+    predictions = {
+        name: (value.detach() * 2).double().requires_grad_() for name, value in outputs().items()
+    }
+    gt, own = [ground_truth(n) for n in counts], criterion(items=items)
+    expected = plain_losses(own, predictions, gt, PADDED)
+    sum(expected.values()).backward()
+    gradients = {name: value.grad for name, value in predictions.items()}
+    for value in predictions.values():
+        value.grad = None
+    losses = own(predictions, gt, PADDED)
+    sum(losses.values()).backward()
+    assert set(losses) == set(expected)
+    for name, value in losses.items():
+        tolerance = 1e-5 if name == "loss_ce" else 1e-10
+        torch.testing.assert_close(value.double(), expected[name], rtol=tolerance, atol=0)
+    for name, value in predictions.items():
+        gradient = torch.zeros_like(value) if gradients[name] is None else gradients[name]
+        tolerance = 1e-5 if name == "pred_logits" else 1e-8
+        torch.testing.assert_close(value.grad, gradient, rtol=tolerance, atol=tolerance / 1e4)
+
+
+@pytest.mark.parametrize("scale_factor", [2.0, 1.5])
+def test_upsampling_here_equals_upsampling_before(scale_factor: float) -> None:
+    """And the plain reference, in float32, of a batch of images of different sizes."""
+    low = outputs(batch=4, num=12)
+    gt = [ground_truth(n, (32 - n, 64 - 3 * n)) for n in (4, 0, 1, 12)]
+    losses = criterion()(low, gt, PADDED, scale_factor)
+    sum(losses.values()).backward()
+
+    again = {name: value.detach().requires_grad_() for name, value in low.items()}
+    full = F.interpolate(
+        again["pred_masks"], scale_factor=scale_factor, mode="bilinear", align_corners=False
+    )
+    expected = plain_losses(criterion(), {**again, "pred_masks": full}, gt, PADDED)
+    sum(expected.values()).backward()
+    for name, value in losses.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=0)
+    for name, value in low.items():
+        torch.testing.assert_close(value.grad, again[name].grad, rtol=1e-4, atol=1e-6)
+
+
+def test_little_is_kept_for_the_backward_pass() -> None:
+    """Of the matched masks nothing at the size of the targets, beside the targets themselves."""
+    predictions, gt = outputs(num=6), [ground_truth(5), ground_truth(6)]
+    targets = 11 * 16 * 32
+    kept = {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept[value.data_ptr()] = value.numel()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        criterion()(predictions, gt, PADDED, 2.0)
+    assert targets <= sum(kept.values()) < 1.5 * targets

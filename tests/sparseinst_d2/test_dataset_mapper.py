@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper
 from pycocotools import mask as mask_util
 
 from instseg_d2.config import load_config
@@ -132,3 +132,29 @@ def test_unreadable_image_names_file_and_id(tmp_path: Path) -> None:
     Path(record["file_name"]).write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"image\.png.*image id 1"):
         mapper()(record)
+
+
+def test_an_instance_without_a_mask_names_file_and_id(tmp_path: Path) -> None:
+    record = one_record(tmp_path, [annotation(None)])
+    with pytest.raises(DataError, match=r"image\.png.*image id 1.*segmentation"):
+        mapper()(record)
+
+
+@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
+@pytest.mark.parametrize("image_format", ["RGB", "BGR", "YUV-BT.601"])
+def test_images_are_those_of_detectron2(tmp_path: Path, flip: str, image_format: str) -> None:
+    record = one_record(tmp_path, [])
+    cv2.imwrite(record["file_name"], np.random.randint(0, 256, (40, 60, 3), np.uint8))
+    overrides = [
+        "INPUT.RANDOM_FLIP", flip, "INPUT.FORMAT", image_format,
+        "MODEL.PIXEL_MEAN", "[0.0,0.0,0.0]", "MODEL.PIXEL_STD", "[1.0,1.0,1.0]",
+    ]  # fmt: skip
+    ours = mapper(*overrides)
+    theirs = DatasetMapper(load_config(CONFIG, ["INPUT.MIN_SIZE_TRAIN", "(80,)", *overrides]), True)
+    for seed in range(4):
+        images = []
+        for one in (ours, theirs):
+            np.random.seed(seed)
+            images.append(one(record)["image"])
+        assert images[0].dtype == images[1].dtype
+        assert torch.equal(*images)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparseinst_d2 import BaseIAMDecoder, GroupIAMDecoder, GroupIAMSoftDecoder
-from sparseinst_d2.decoder import InstanceBranch, SoftmaxInstanceBranch, append_coordinates
+from sparseinst_d2.decoder import InstanceBranch, SoftmaxInstanceBranch
 
 SMALL = {
     "in_channels": 8,
@@ -43,37 +43,37 @@ def test_shapes_and_finite_gradients(
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_coordinates_come_first_and_run_from_minus_one_to_one() -> None:
-    feature = torch.randn(2, 3, 4, 5)
-    both = append_coordinates(feature)
-    assert both.shape == (2, 5, 4, 5)
-    torch.testing.assert_close(both[:, 2:], feature)
-    for image in both:
-        torch.testing.assert_close(image[0], torch.tensor([-1, -0.5, 0, 0.5, 1]).expand(4, 5))
-        torch.testing.assert_close(
-            image[1], torch.tensor([-1, -1 / 3, 1 / 3, 1])[:, None].expand(4, 5)
-        )
-
-
-def test_coordinates_of_one_pixel_are_finite() -> None:
-    assert torch.isfinite(append_coordinates(torch.zeros(1, 1, 1, 1))).all()
-
-
 @pytest.mark.parametrize("branch_type", [InstanceBranch, SoftmaxInstanceBranch])
 def test_activation_weights_sum_to_one(branch_type: type[InstanceBranch]) -> None:
+    """So that of a constant feature the pooled one is that constant."""
     branch = branch_type(
         in_channels=4, dim=4, num_convs=1, num_masks=3, num_classes=2, kernel_dim=2
     )
-    weights = branch.activation_weights(torch.randn(2, 3, 50))
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3))
+    constant = torch.randn(2, 4, 1)
+    pooled = branch.pool(torch.randn(2, 3, 50), constant.expand(2, 4, 50))
+    torch.testing.assert_close(pooled, constant.transpose(1, 2).expand(2, 3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("branch_type", [InstanceBranch, SoftmaxInstanceBranch])
+def test_sums_over_a_large_map_do_not_overflow(
+    branch_type: type[InstanceBranch], dtype: torch.dtype
+) -> None:
+    branch = branch_type(
+        in_channels=4, dim=4, num_convs=1, num_masks=1, num_classes=2, kernel_dim=2
+    )
+    pixels = 300 * 300
+    feature = torch.full((1, 4, pixels), 100.0, dtype=dtype)
+    pooled = branch.pool(torch.full((1, 1, pixels), 9.0, dtype=dtype), feature.to(dtype))
+    torch.testing.assert_close(pooled.float(), torch.full((1, 1, 4), 100.0), rtol=0.02, atol=0)
 
 
 def test_maps_that_are_all_but_zero_do_not_divide_by_zero() -> None:
     branch = InstanceBranch(
         in_channels=4, dim=4, num_convs=1, num_masks=3, num_classes=2, kernel_dim=2
     )
-    weights = branch.activation_weights(torch.full((1, 3, 50), -200.0))
-    assert torch.isfinite(weights).all()
+    pooled = branch.pool(torch.full((1, 3, 50), -200.0), torch.randn(1, 4, 50))
+    assert torch.isfinite(pooled).all()
 
 
 def test_groups_are_read_group_first() -> None:
@@ -89,9 +89,8 @@ def test_groups_are_read_group_first() -> None:
 def test_masks_are_kernels_times_features_upsampled() -> None:
     decoder = BaseIAMDecoder(**SMALL, scale_factor=1.0)
     feature = torch.randn(1, 8, 6, 7)
-    located = append_coordinates(feature)
-    kernel = decoder.inst_branch(located)[1]
-    expected = torch.einsum("bnd,bdhw->bnhw", kernel, decoder.mask_branch(located))
+    kernel = decoder.inst_branch(feature)[1]
+    expected = torch.einsum("bnd,bdhw->bnhw", kernel, decoder.mask_branch(feature))
     torch.testing.assert_close(decoder(feature)["pred_masks"], expected)
 
 
@@ -118,3 +117,9 @@ def test_activation_maps_on_request() -> None:
 def test_groups_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="GROUPS"):
         GroupIAMDecoder(**SMALL, groups=5)
+
+
+@pytest.mark.parametrize("key", ["inst_convs", "mask_convs"])
+def test_a_branch_needs_a_convolution(key: str) -> None:
+    with pytest.raises(ValueError, match=r"CONVS .*at least 1"):
+        BaseIAMDecoder(**{**SMALL, key: 0})

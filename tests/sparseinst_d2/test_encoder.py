@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -46,6 +48,27 @@ def test_equals_the_written_out_formula() -> None:
         for level in outputs[::-1]
     ]
     torch.testing.assert_close(encoder(features), encoder.fusion(torch.cat(finest_first, 1)))
+
+
+def test_with_fixed_weights_the_fusion_is_part_of_the_outputs() -> None:
+    encoder = small_encoder().double()
+    for parameter in encoder.parameters():
+        parameter.data.normal_()
+    features = {name: value.double() for name, value in pyramid(64, 96).items()}
+    expected = encoder(features)
+    merged = copy.deepcopy(encoder).for_inference()
+    assert merged.fusion is None
+    torch.testing.assert_close(merged(features), expected)
+    torch.testing.assert_close(merged.for_inference()(features), expected)
+
+
+def test_a_norm_keeps_the_fusion_apart() -> None:
+    encoder = InstanceContextEncoder(
+        in_channels=[8, 16, 32], in_features=["res3", "res4", "res5"], channels=12, norm="LN"
+    )
+    features = pyramid(64, 96)
+    expected = encoder(features)
+    torch.testing.assert_close(encoder.for_inference()(features), expected)
 
 
 def test_levels_that_do_not_halve_exactly_are_accepted() -> None:

@@ -13,7 +13,7 @@ from detectron2.structures import BitMasks, Instances
 
 from instseg_d2.config import load_config
 from sparseinst_d2 import SparseInstCriterion, SparseInstMatcher
-from sparseinst_d2.criterion import mask_targets
+from sparseinst_d2.mask_targets import mask_targets
 from sparseinst_d2.postprocess import PostprocessOptions, postprocess_image
 
 MODELS = (

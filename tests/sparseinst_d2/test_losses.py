@@ -1,7 +1,15 @@
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from sparseinst_d2.losses import binarised_iou, dice_loss, mask_bce_loss, pairwise_dice
+from sparseinst_d2 import losses
+from sparseinst_d2.losses import mask_losses, pairwise_dice
+
+
+def of_pairs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross entropy, dice loss and IoUs of (M, P) logits with as many targets, in this order."""
+    return mask_losses(logits[:, None], targets[:, None], torch.arange(len(logits)))
 
 
 def test_pairwise_dice_by_hand() -> None:
@@ -21,22 +29,40 @@ def test_dice_is_symmetric_and_within_bounds() -> None:
 def test_dice_loss_is_one_minus_the_diagonal_of_the_pairs() -> None:
     logits, targets = torch.randn(4, 30), (torch.rand(4, 30) > 0.5).float()
     pairs = pairwise_dice(logits.sigmoid(), targets)
-    torch.testing.assert_close(dice_loss(logits, targets), (1 - pairs.diagonal()).sum())
+    torch.testing.assert_close(of_pairs(logits, targets)[1], (1 - pairs.diagonal()).sum())
+
+
+def test_cross_entropy_is_that_of_torch() -> None:
+    """Also where the logits are so large that their exponentials are not finite."""
+    logits = torch.cat([torch.randn(2, 40), torch.randn(2, 40) * 100])
+    targets = torch.rand(4, 40)
+    targets[1] = (targets[1] > 0.5).float()
+    expected = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+    torch.testing.assert_close(of_pairs(logits, targets)[0], expected)
 
 
 def test_perfect_masks_cost_nothing() -> None:
     targets = (torch.rand(3, 50) > 0.5).float()
-    logits = (targets * 2 - 1) * 50
-    assert dice_loss(logits, targets).item() == pytest.approx(0, abs=1e-4)
-    assert mask_bce_loss(logits, targets).item() == pytest.approx(0, abs=1e-6)
-    torch.testing.assert_close(binarised_iou(logits, targets), torch.ones(3))
+    cross_entropy, dice, ious = of_pairs((targets * 2 - 1) * 50, targets)
+    assert dice.item() == pytest.approx(0, abs=1e-4)
+    assert cross_entropy.item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(ious, torch.ones(3))
+
+
+def test_small_losses_are_exact() -> None:
+    """Of masks that are almost perfect: nothing large is subtracted from something large."""
+    targets = (torch.rand(3, 500) > 0.5).float()
+    logits = (targets * 2 - 1) * torch.linspace(8, 14, 500)
+    expected = F.binary_cross_entropy_with_logits(logits.double(), targets.double())
+    actual = of_pairs(logits, targets)[0] / targets.numel()
+    torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=0)
 
 
 def test_empty_masks_have_no_overlap_and_finite_gradients() -> None:
     logits = torch.full((2, 10), -30.0, requires_grad=True)
-    targets = torch.zeros(2, 10)
-    assert binarised_iou(logits, targets).tolist() == [0, 0]
-    dice_loss(logits, targets).backward()
+    _, dice, ious = of_pairs(logits, torch.zeros(2, 10))
+    assert ious.tolist() == [0, 0]
+    dice.backward()
     assert torch.isfinite(logits.grad).all()
 
 
@@ -44,10 +70,25 @@ def test_iou_uses_both_thresholds() -> None:
     # Probabilities .39, .41, .41, .41 -> 0 1 1 1; targets .51, .51, .5, 0 -> 1 1 0 0.
     logits = torch.tensor([[0.39, 0.41, 0.41, 0.41]]).logit()
     targets = torch.tensor([[0.51, 0.51, 0.5, 0.0]])
-    assert binarised_iou(logits, targets).item() == pytest.approx(1 / 4, abs=1e-5)
+    assert of_pairs(logits, targets)[2].item() == pytest.approx(1 / 4, abs=1e-5)
 
 
-def test_dice_gradient() -> None:
-    logits = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
-    targets = torch.rand(2, 6, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: dice_loss(x, targets), logits)
+@pytest.mark.parametrize("loss", [0, 1])
+@pytest.mark.parametrize("scale_factor", [1.0, 2.0, 1.5])
+@pytest.mark.parametrize("chunk", [1, 2**18])
+def test_gradients(
+    monkeypatch: pytest.MonkeyPatch, loss: int, scale_factor: float, chunk: int
+) -> None:
+    """Of each loss by itself, of targets that are used twice and never, whatever the chunks."""
+    monkeypatch.setattr(losses, "CPU_CHUNK_PIXELS", chunk)
+    logits = torch.randn(4, 4, 6, dtype=torch.float64, requires_grad=True)
+    size = [int(length * scale_factor) for length in (4, 6)]
+    targets, index = torch.rand(3, *size, dtype=torch.float64), torch.tensor([2, 0, 0, 2])
+    assert torch.autograd.gradcheck(
+        lambda x: mask_losses(x, targets, index, scale_factor)[loss], logits
+    )
+
+
+def test_ious_have_no_gradient() -> None:
+    logits, targets = torch.randn(3, 10, requires_grad=True), torch.rand(3, 10)
+    assert not of_pairs(logits, targets)[2].requires_grad

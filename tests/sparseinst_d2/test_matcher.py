@@ -1,9 +1,12 @@
 import itertools
 
+import pytest
 import torch
+from torch.nn import functional as F
 
-from sparseinst_d2 import SparseInstMatcher
+from sparseinst_d2 import SparseInstMatcher, matcher
 from sparseinst_d2.losses import pairwise_dice
+from tests.plain.plain_losses import plain_match
 
 
 def random_case(num_preds: int = 5, num_gt: int = 3) -> tuple[torch.Tensor, ...]:
@@ -82,3 +85,30 @@ def test_half_precision_does_not_overflow() -> None:
         torch.zeros(1, 2, 2, dtype=torch.float16), masks, [torch.tensor([0])], [gt_masks]
     )
     assert pred.tolist() == [0]
+
+
+def test_equals_the_plain_reference_with_masks_still_to_be_upsampled() -> None:
+    num = 40
+    logits, low = torch.randn(2, num, 4), torch.randn(2, num, 6, 7) * 3
+    full = F.interpolate(low, scale_factor=2.0, mode="bilinear", align_corners=False)
+    classes = [torch.randint(4, (n,)) for n in (12, 1)]
+    gt_masks = [torch.rand(n, 12, 14) for n in (12, 1)]
+    own = SparseInstMatcher(alpha=0.7, beta=0.4)
+    for matches in (
+        own(logits, full, classes, gt_masks),
+        own(logits, low, classes, gt_masks, 2.0),
+    ):
+        for image, match in enumerate(matches):
+            expected = plain_match(
+                logits[image], full[image].flatten(1), classes[image], gt_masks[image].flatten(1),
+                alpha=0.7, beta=0.4,
+            )  # fmt: skip
+            assert [part.tolist() for part in match] == [part.tolist() for part in expected]
+
+
+def test_some_predictions_at_a_time_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, masks, classes, gt_masks = random_case(num_preds=9, num_gt=5)
+    (together, _), *_ = SparseInstMatcher()(logits, masks, [classes], [gt_masks])
+    monkeypatch.setattr(matcher, "MAX_PIXELS", 2 * 6 * 7)
+    (apart, _), *_ = SparseInstMatcher()(logits, masks, [classes], [gt_masks])
+    assert apart.tolist() == together.tolist()

@@ -1,15 +1,19 @@
+import numpy as np
 import pytest
 import torch
 from detectron2.structures import BitMasks
+from torch.nn import functional as F
 
+from sparseinst_d2 import postprocess
 from sparseinst_d2.postprocess import (
     PostprocessOptions,
-    boxes_from_masks,
     class_scores,
+    finish,
     maskness,
     postprocess_image,
-    resize_masks,
+    select,
 )
+from tests.plain.plain_postprocess import plain_instances
 
 SIZES = {"padded_size": (32, 64), "image_size": (30, 50), "output_size": (60, 100)}
 
@@ -73,24 +77,93 @@ def test_score_threshold_acts_on_the_final_score() -> None:
     torch.testing.assert_close(some.scores, every.scores[every.scores > threshold])
 
 
+def test_an_instance_that_is_not_a_number_is_dropped() -> None:
+    logits, ious, masks = random_outputs()
+    masks[7, 2, 3] = float("nan")
+    result = postprocess_image(logits, ious, masks, **SIZES, options=PostprocessOptions())
+    assert len(result) == 19
+
+
 def test_resizing_cuts_the_padding_away() -> None:
     """The image fills the upper left quarter of the input: what is outside must not show."""
-    probs = torch.zeros(1, 8, 16)
-    probs[0, :4, :8] = 1
-    masks = resize_masks(probs, (32, 64), (14, 28), (28, 56), 0.45)
-    assert masks.all()
+    masks = torch.full((1, 8, 16), -9.0)
+    masks[0, :4, :8] = 9
+    result = postprocess_image(
+        torch.zeros(1, 3), torch.zeros(1, 1), masks,
+        padded_size=(32, 64), image_size=(14, 28), output_size=(28, 56),
+        options=PostprocessOptions(),
+    )  # fmt: skip
+    assert result.pred_masks.all()
 
 
-@pytest.mark.parametrize("num", [1, 16, 33])
-def test_chunks_make_no_difference(num: int) -> None:
-    probs = torch.rand(num, 8, 16)
-    together = resize_masks(probs, (32, 64), (30, 50), (45, 75), 0.45)
-    apart = [resize_masks(p[None], (32, 64), (30, 50), (45, 75), 0.45) for p in probs]
-    assert (together == torch.cat(apart)).all()
+OPTIONS = {
+    "default": PostprocessOptions(),
+    "none are found": PostprocessOptions(cls_threshold=0.999),
+    "few are wanted": PostprocessOptions(max_detections=5),
+    "only the best": PostprocessOptions(cls_threshold=0.5, score_threshold=0.4),
+    "another mask threshold": PostprocessOptions(mask_threshold=0.7),
+}
 
 
-def test_boxes_are_tight_and_those_of_detectron2() -> None:
-    masks = torch.rand(10, 20, 30) > 0.98
-    masks[3] = False
-    expected = BitMasks(masks).get_bounding_boxes().tensor
-    torch.testing.assert_close(boxes_from_masks(masks), expected)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("num", [1, 100])
+@pytest.mark.parametrize("scale_factor", [1.0, 2.0, 1.5])
+def test_equals_the_plain_reference(
+    options: PostprocessOptions, num: int, scale_factor: float
+) -> None:
+    """Three images of a batch at random sizes, from masks at the decoder's own resolution."""
+    generator = np.random.default_rng(0)
+    small = (20, 28)
+    padded_size = (160, 224)
+    low = torch.randn(3, num, *small) * 4
+    outputs = {
+        "pred_logits": torch.randn(3, num, 6) * 3,
+        "pred_scores": torch.randn(3, num, 1) * 3,
+        "pred_masks": F.interpolate(
+            low, scale_factor=scale_factor, mode="bilinear", align_corners=False
+        ),
+    }
+    for image in range(3):
+        sizes = {
+            "padded_size": padded_size,
+            "image_size": tuple(int(generator.integers(1, side + 1)) for side in padded_size),
+            "output_size": tuple(generator.integers(1, 300, 2).tolist()),
+        }
+        expected = plain_instances(outputs, image, **sizes, options=options)
+        logits, ious = outputs["pred_logits"][image], outputs["pred_scores"][image]
+        selected = select(logits, ious, options)
+        results = [
+            postprocess_image(
+                logits, ious, outputs["pred_masks"][image], **sizes, options=options
+            ),
+            finish(
+                selected, low[image][selected.index],
+                scale_factor=scale_factor, **sizes, options=options,
+            ),
+        ]  # fmt: skip
+        for result in results:
+            assert result.image_size == expected.image_size
+            torch.testing.assert_close(result.scores, expected.scores, rtol=0, atol=1e-6)
+            assert torch.equal(result.pred_classes, expected.pred_classes)
+            wrong = result.pred_masks != expected.pred_masks
+            assert wrong.sum() <= 1e-5 * wrong.numel()
+            boxes = BitMasks(result.pred_masks).get_bounding_boxes().tensor
+            torch.testing.assert_close(result.pred_boxes.tensor, boxes)
+
+
+def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_outputs()
+    together = postprocess_image(*case, **SIZES, options=PostprocessOptions())
+    monkeypatch.setattr(postprocess, "MAX_PIXELS", 3 * 8 * 16)
+    apart = postprocess_image(*case, **SIZES, options=PostprocessOptions())
+    torch.testing.assert_close(apart.scores, together.scores)
+    assert torch.equal(apart.pred_masks, together.pred_masks)
+
+
+def test_half_precision_logits_give_float32_scores() -> None:
+    case = [value.half() for value in random_outputs()]
+    result = postprocess_image(*case, **SIZES, options=PostprocessOptions())
+    assert result.scores.dtype == torch.float32
+    exact = [value.float() for value in case]
+    expected = postprocess_image(*exact, **SIZES, options=PostprocessOptions())
+    assert torch.equal(result.pred_masks, expected.pred_masks)
