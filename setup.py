@@ -33,6 +33,8 @@ INSTALL_REQUIRES = [
     "scipy>=1.11",
     "opencv-python>=4.8",
     "tqdm>=4.62",
+    # COCO's figures in C++; pycocotools is the fallback.
+    "faster-coco-eval>=1.8",
     # The backbones beside Detectron2's.
     "timm>=1.0.20",
     "safetensors>=0.4",
@@ -64,6 +66,8 @@ EXTRAS_REQUIRE = {
         "pytest>=8",
         "pytest-timeout>=2.2",
         "ruff>=0.6",
+        # An independent reader of Torch7's files.
+        "torchfile>=0.1",
         "wheel",
     ],
     "export": ["onnx>=1.16", "onnxruntime>=1.18"],

@@ -7,12 +7,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
-    COCOEvaluator,
     DatasetEvaluator,
     LVISEvaluator,
 )
 
+from .coco_evaluator import FastCOCOEvaluator
 from .errors import ConfigError
+from .families import family_of
 
 #: Evaluator type -> the package that its evaluation needs.
 PACKAGE_OF_EVALUATOR = {
@@ -25,7 +26,8 @@ PACKAGE_OF_EVALUATOR = {
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator of ``dataset_name``; results are written to ``OUTPUT_DIR/inference``.
 
-    COCO-format data is evaluated in boxes and masks, LVIS and Cityscapes with their own code.
+    Models with masks are evaluated in boxes and masks, others in boxes; COCO-format data by
+    :class:`.FastCOCOEvaluator`, LVIS and Cityscapes by their own code.
 
     Raises:
         ConfigError: see :func:`check_evaluator`.
@@ -33,10 +35,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     kind = check_evaluator(dataset_name)
     output_dir = str(Path(cfg.OUTPUT_DIR) / "inference")
     if kind == "coco":
-        # The tasks are named, so that a model that finds nothing is evaluated in masks, too.
-        return COCOEvaluator(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
+        return FastCOCOEvaluator(dataset_name, output_dir)
     if kind == "lvis":
-        return LVISEvaluator(dataset_name, tasks=("bbox", "segm"), output_dir=output_dir)
+        has_masks = family_of(cfg) is not None or cfg.MODEL.MASK_ON
+        tasks = ("bbox", "segm") if has_masks else ("bbox",)
+        return LVISEvaluator(dataset_name, tasks=tasks, output_dir=output_dir)
     return CityscapesInstanceEvaluator(dataset_name)
 
 

@@ -67,7 +67,7 @@ class RLEMasks:
 
     def area(self) -> Tensor:
         """Pixels of each mask, (n,) int64."""
-        return torch.as_tensor(np.asarray(mask_util.area(self.rles), np.int64).reshape(-1))
+        return torch.tensor(mask_areas(self.rles), dtype=torch.int64)
 
     def bounding_boxes(self) -> Boxes:
         """The box of each mask, XYXY in pixels; zeros where a mask is empty."""
@@ -79,6 +79,12 @@ class RLEMasks:
     def cat(parts: Sequence[RLEMasks]) -> RLEMasks:
         """The masks of several parts of one image, as ``Instances.cat`` needs it."""
         return RLEMasks([rle for part in parts for rle in part], parts[0].image_size)
+
+
+def mask_areas(rles: Sequence[RLE]) -> list[int]:
+    """The pixels of each mask."""
+    # One call for all fails in pycocotools 2.0.11 on NumPy 2 if there are more than 255.
+    return [int(mask_util.area(rle)) for rle in rles]
 
 
 def _on_cpu(item: Any) -> Any:

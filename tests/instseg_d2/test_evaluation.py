@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,29 @@ def test_coco_data_is_evaluated_in_boxes_and_masks_even_if_nothing_is_found(
         nothing.pred_masks = torch.zeros(0, *nothing.image_size, dtype=torch.bool)
         evaluator.process([record], [{"instances": nothing}])
     assert set(evaluator.evaluate()) == {"bbox", "segm"}
+    assert (tmp_path / "inference" / "coco_instances_results.json").read_text() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("settings", "tasks"),
+    [
+        ({"META_ARCHITECTURE": "SparseInst"}, ("bbox", "segm")),
+        ({"META_ARCHITECTURE": "GeneralizedRCNN", "MASK_ON": True}, ("bbox", "segm")),
+        ({"META_ARCHITECTURE": "GeneralizedRCNN", "MASK_ON": False}, ("bbox",)),
+    ],
+)
+def test_lvis_is_evaluated_in_masks_if_the_model_has_any(
+    tmp_path: Path,
+    settings: dict[str, Any],
+    tasks: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    MetadataCatalog.get("data_lvis").evaluator_type = "lvis"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "installed")
+    monkeypatch.setattr("instseg_d2.evaluation.LVISEvaluator", lambda name, **options: options)
+    cfg = cfg_for(tmp_path)
+    cfg.MODEL.merge_from_list([part for pair in settings.items() for part in pair])
+    assert build_evaluator(cfg, "data_lvis")["tasks"] == tasks
 
 
 @pytest.mark.parametrize("kind", [None, "speech"])

@@ -14,7 +14,7 @@ def random_masks(count: int, height: int = 7, width: int = 9) -> tuple[torch.Ten
     return bitmaps, RLEMasks(mask_util.encode(fortran) if count else [], (height, width))
 
 
-@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("count", [0, 1, 5, 300])
 def test_areas_boxes_and_bitmaps_are_those_of_the_masks(count: int) -> None:
     bitmaps, masks = random_masks(count)
     assert torch.equal(masks.decode(), bitmaps)
