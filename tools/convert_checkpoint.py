@@ -2,9 +2,9 @@
 """Convert a checkpoint to another file format, other names or another precision.
 
 What SOURCE holds is told by its content: PyTorch files with or without training state, Detectron2's
-and Caffe2's .pkl, .safetensors; weights of whole models, and ImageNet backbones under the names of
-torchvision, timm, PVT's authors, Detectron2 or Caffe2. DEST's suffix names the format to write:
-.pth, .pkl or .safetensors.
+and Caffe2's .pkl, .safetensors, FAIR's DeepMask and SharpMask of Lua Torch7 (model.t7); weights of
+whole models, and ImageNet backbones under the names of torchvision, timm, PVT's authors, Detectron2
+or Caffe2. DEST's suffix names the format to write: .pth, .pkl or .safetensors.
 """
 
 import argparse
@@ -23,8 +23,8 @@ names:
   MODEL.PIXEL_MEAN [123.675,116.28,103.53] and MODEL.PIXEL_STD [58.395,57.12,57.375], which the
   configs here have.
   Whole models keep their names, but for the prefix 'module.' of models wrapped for several GPUs;
-  DeepMask and SharpMask of the PyTorch port get those here, and SharpMask's refinement of FORM
-  original becomes FORM refactored.
+  DeepMask and SharpMask of the PyTorch port and of FAIR's Torch7 code get those here, and
+  SharpMask's refinement of FORM original becomes FORM refactored.
 
 examples:
   an ImageNet file of torchvision as a backbone:
@@ -33,6 +33,8 @@ examples:
     convert_checkpoint.py output/model_final.pth model.safetensors --dtype float16
   the backbone of a trained model for torchvision:
     convert_checkpoint.py output/model_final.pth resnet50.pth --part backbone --to-names torchvision
+  FAIR's weights of 2016; the note says which config they need:
+    convert_checkpoint.py model.t7 deepmask.pth
 """
 
 

@@ -2,12 +2,13 @@
 back.
 
 :func:`read_weights_file` tells the kind of a file by its first bytes, because suffixes lie: a file
-of PyTorch, of safetensors, or a plain pickle. What it returns is the checkpoint as Detectron2 knows
-it:
+of PyTorch, of safetensors, a plain pickle, or a file of Lua Torch7. What it returns is the
+checkpoint as Detectron2 knows it:
 
     model                the weights: parameter name -> tensor
     matching_heuristics  optional; True: names are to be matched by their ends, not exactly
     __author__           optional; who wrote the file, "Caffe2" for Detectron's first generation
+    advice               optional; what the user of these weights must know
     anything else        training state: optimizer, iteration, ...
 """
 
@@ -30,6 +31,8 @@ from torch import nn
 from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import WeightsError
 from instseg_d2.weights.safe_pickle import ADMITTED, ArrayUnpickler, RefusedError
+from instseg_d2.weights.torch7 import STARTS as TORCH7_STARTS
+from instseg_d2.weights.torch7_models import read_torch7_weights
 
 Checkpoint = dict[str, Any]
 StateDict = dict[str, torch.Tensor]
@@ -50,7 +53,8 @@ logger = logging.getLogger(__name__)
 
 
 def read_weights_file(path: str, *, trust_file: bool = False) -> Checkpoint:
-    """Read a checkpoint of PyTorch, a ``.safetensors`` file or a pickle of arrays.
+    """Read a checkpoint of PyTorch, a ``.safetensors`` file, a pickle of arrays, or a model that
+    Lua Torch7 saved and that a family here knows.
 
     Args:
         path: an existing local file.
@@ -111,7 +115,8 @@ def write_weights_file(
 
 
 def file_kind(path: str) -> str:
-    """``.pth``, ``.safetensors`` or ``.pkl``: by the file's first bytes, else by its suffix."""
+    """``.pth``, ``.safetensors``, ``.pkl`` or ``.t7``: by the file's first bytes, else by its
+    suffix."""
     with open(path, "rb") as file:
         start = file.read(32)
     if start.startswith(b"PK\x03\x04") or _TORCH_LEGACY_MAGIC in start:
@@ -120,6 +125,8 @@ def file_kind(path: str) -> str:
         return ".safetensors"
     if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return ".pkl"  # the oldest two protocols have no mark
+    if start.startswith(TORCH7_STARTS):
+        return ".t7"
     suffix = Path(path).suffix
     return suffix if suffix in _READERS else ".pth"
 
@@ -156,10 +163,20 @@ def _read_pickle(path: str, trust_file: bool) -> Checkpoint:
     return checkpoint
 
 
+def _read_torch7(path: str, trust_file: bool) -> Checkpoint:
+    """A model of Lua Torch7, under the names that it has here."""
+    if (reason := why_unreadable(path)) is not None:
+        raise _cannot_be_read(path, reason)
+    model, advice = read_torch7_weights(path)
+    logger.info("%s: %s", path, advice)
+    return {"model": model, "advice": advice}
+
+
 _READERS: dict[str, Callable[[str, bool], Checkpoint]] = {
     ".pth": _read_torch,
     ".safetensors": _read_safetensors,
     ".pkl": _read_pickle,
+    ".t7": _read_torch7,
 }
 
 
@@ -306,6 +323,10 @@ def _damaged(path: str, error: Exception) -> WeightsError:
         # Of torch's long messages only the core: the rest advises what would be unsafe here.
         core = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0].split(". ")[0]
         reason = f"damaged, incomplete or of another kind ({type(error).__name__}: {core})"
+    return _cannot_be_read(path, reason)
+
+
+def _cannot_be_read(path: str, reason: str) -> WeightsError:
     return WeightsError(
         f"{path} cannot be read as weights: {reason}. Delete it, and fetch or copy it again."
     )

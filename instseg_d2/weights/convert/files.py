@@ -117,7 +117,12 @@ def file_format(path: str, checkpoint: Checkpoint) -> str:
     author = checkpoint.get("__author__")
     if author == "Caffe2":
         return "a pickle of Caffe2's blobs"
-    kinds = {".pth": "a PyTorch file", ".safetensors": "a safetensors file", ".pkl": "a pickle"}
+    kinds = {
+        ".pth": "a PyTorch file",
+        ".safetensors": "a safetensors file",
+        ".pkl": "a pickle",
+        ".t7": "a file of Lua Torch7",
+    }
     kind = kinds[file_kind(path)]
     return f"{kind} by '{author}'" if author else kind
 

@@ -17,6 +17,7 @@ from instseg_d2.weights.formats import (
     UNUSED_STEM_BIAS,
     NameFormat,
     is_classifier,
+    names_in_box_head,
     recognise_native,
     rename,
 )
@@ -27,7 +28,7 @@ NATIVE = "native"
 LIBRARIES = ("torchvision", "timm")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
-_ABOUT_THE_FILE = ("model", "__author__", "matching_heuristics")
+_ABOUT_THE_FILE = ("model", "__author__", "matching_heuristics", "advice")
 """Entries of a checkpoint that are no training state."""
 
 
@@ -160,8 +161,9 @@ def _change_names(work: Conversion, options: Options) -> None:
     native = naming.to_native(before)
     work.say("names", naming.title)
     work.say("model", describe_weights(native))
-    if naming.advice:
-        work.say("note", naming.advice)
+    for advice in (naming.advice, work.checkpoint.pop("advice", "")):
+        if advice:
+            work.say("note", advice)
     if options.to_names == NATIVE:
         work.state = native
         if naming.by_ends or options.part:
@@ -215,6 +217,10 @@ def _format_of(native: StateDict, library: str) -> NameFormat:
 
 
 def _drop_classifier(work: Conversion) -> None:
+    if names_in_box_head(work.state):
+        work.say(
+            "note", "Fast R-CNN's box head starts from the classifier; --keep-classifier keeps it"
+        )
     dropped = [name for name in work.state if is_classifier(name)]
     if dropped:
         work.state = {name: value for name, value in work.state.items() if name not in dropped}
