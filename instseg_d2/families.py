@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 if TYPE_CHECKING:
     from .weights.convert.namings import Naming
+    from .weights.torch7_models import Torch7Converter
 
 #: Importing one registers its modules with Detectron2; each has a constant ``FAMILY``.
 FAMILY_PACKAGES = ("sparseinst_d2", "sharpmask_d2")
@@ -44,7 +45,11 @@ class ModelFamily:
         build_test_loader: likewise. It raises ``DataError`` for data that cannot be evaluated on;
             so that a training learns of it at its start, it is called there once in vain.
         build_evaluator: (cfg, data set's name) -> evaluator; None: the one that fits the data set.
+        reads_annotation_file: cfg -> whether that evaluator reads the data set's COCO annotation
+            file, which is then checked before.
+        prepare_eval_only: changes, in place, a config that is to be evaluated with and not trained.
         namings: of whole models in other software, for the conversion of checkpoints.
+        from_torch7: converts whole models that Lua Torch7 saved.
     """
 
     meta_architectures: tuple[str, ...]
@@ -55,7 +60,10 @@ class ModelFamily:
     build_train_loader: LoaderBuilder | None = None
     build_test_loader: LoaderBuilder | None = None
     build_evaluator: Callable[[CfgNode, str], DatasetEvaluator] | None = None
+    reads_annotation_file: Callable[[CfgNode], bool] = lambda cfg: True
+    prepare_eval_only: Callable[[CfgNode], None] = lambda cfg: None
     namings: tuple["Naming", ...] = ()
+    from_torch7: "Torch7Converter | None" = None
 
 
 @cache

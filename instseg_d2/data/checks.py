@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 """One image in Detectron2's standard format: file_name, image_id, height, width, annotations."""
 
+Masks = Literal["all", "some", "none"]
+"""Which objects of a data set a model needs the masks of."""
+
 MAX_FILES_CHECKED = 5000
 """Looking for more files than this takes long on a network drive; larger sets are sampled."""
 
@@ -47,7 +50,7 @@ def load_checked_dataset(
     classes_key: str,
     max_instances: int | None,
     for_training: bool,
-    masks_required: bool = True,
+    masks: Masks = "all",
     coco_evaluation: bool = True,
 ) -> list[Record]:
     """Load a registered data set and check it.
@@ -61,8 +64,8 @@ def load_checked_dataset(
         max_instances: the most instances that the model can find in an image, None if there is no
             limit. Images with more are counted in a logged warning.
         for_training: whether annotations are needed.
-        masks_required: objects without ``segmentation`` are an error. Else, as long as some have
-            one, the others are counted in a logged warning.
+        masks: which objects need a ``segmentation``. Where "some" do, the others are counted in a
+            logged warning; for "none" segmentations are not looked at.
         coco_evaluation: unless ``for_training``, whether data in COCO format is for an evaluation
             with COCO's metrics. The annotation file itself is then checked too, because the
             evaluation reads it again.
@@ -74,7 +77,7 @@ def load_checked_dataset(
         DataError: the data set cannot be used. The message names data set, file, image, annotation
             and config key as far as they apply, and what to do.
     """
-    records = _load(name)
+    records = load_registered(name)
     check_class_count(name, num_classes, classes_key)
     check_image_files(name, records)
     classes = MetadataCatalog.get(name).get("thing_classes")
@@ -83,7 +86,7 @@ def load_checked_dataset(
         records,
         num_classes=num_classes or len(classes or ()) or None,
         for_training=for_training,
-        masks_required=masks_required,
+        masks=masks,
     )
     json_file = _coco_json(name)
     if json_file is not None and not for_training and coco_evaluation:
@@ -93,7 +96,12 @@ def load_checked_dataset(
     return records
 
 
-def _load(name: str) -> list[Record]:
+def load_registered(name: str) -> list[Record]:
+    """The records of a registered data set, at least one; nothing else of them is checked.
+
+    Raises:
+        DataError: it is not registered, cannot be loaded, or is empty.
+    """
     if name not in DatasetCatalog:
         raise DataError(_unknown_name_message(name))
     try:
@@ -224,12 +232,12 @@ def check_annotations(
     *,
     num_classes: int | None,
     for_training: bool,
-    masks_required: bool = True,
+    masks: Masks = "all",
 ) -> None:
     """Raise :class:`DataError` for annotations that training or evaluation would fail on.
 
     Crowd regions are passed over, as training does. Boxes and masks without area are no fault:
-    Detectron2 filters them. For ``masks_required`` see :func:`load_checked_dataset`.
+    Detectron2 filters them. For ``masks`` see :func:`load_checked_dataset`.
     """
     faulty: list[tuple[Record, int, str]] = []
     instances = without_mask = 0
@@ -239,13 +247,13 @@ def check_annotations(
             if annotation.get("iscrowd", 0):
                 continue
             instances += 1
-            problem = instance_problem(annotation, *size, num_classes, mask_required=masks_required)
+            problem = instance_problem(annotation, *size, num_classes, masks)
             without_mask += problem is None and not annotation.get("segmentation")
             if problem is not None:
                 faulty.append((record, index, problem))
     if faulty:
         _raise_annotation_faults(name, faulty)
-    if without_mask:
+    if without_mask and masks != "none":
         _report_boxes(name, without_mask, instances)
     if for_training and not instances:
         json_file = _coco_json(name)
@@ -274,7 +282,7 @@ def instance_problem(
     height: int | None,
     width: int | None,
     num_classes: int | None,
-    mask_required: bool = True,
+    masks: Masks = "all",
 ) -> str | None:
     """What is wrong with one annotation (not a crowd) in Detectron2's format, or None."""
     category = annotation.get("category_id")
@@ -286,6 +294,8 @@ def instance_problem(
     box = annotation.get("bbox")
     if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4:
         return f"'bbox' is {box!r}; it needs 4 numbers"
+    if masks == "none":
+        return None
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list) and segmentation:
         return next(filter(None, map(polygon_problem, segmentation)), None)
@@ -294,7 +304,7 @@ def instance_problem(
             return "the run-length code is not compressed: use pycocotools.mask.frPyObjects"
         return rle_problem(segmentation, height, width)
     if segmentation is None or isinstance(segmentation, list):
-        if not mask_required:
+        if masks == "some":
             return None
         return "has no 'segmentation'; instance segmentation needs polygons or a run-length code"
     return (

@@ -9,7 +9,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
 from ..data.embedded import register_embedded_data
-from ..families import FAMILY_PACKAGES
+from ..families import FAMILY_PACKAGES, family_of
 from ..model_zoo import find_config_file
 from ..modeling import check_device
 
@@ -29,6 +29,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     check_device(cfg, args.num_gpus)
+    family = family_of(cfg)
+    if family is not None and args.eval_only:
+        family.prepare_eval_only(cfg)
     register_embedded_data(cfg)
     cfg.freeze()
     if args.config_file:  # Detectron2 logs the file; ours may have been given by name

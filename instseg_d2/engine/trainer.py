@@ -23,14 +23,21 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import InstSegCheckpointer, LoadOptions
-from ..data.checks import load_checked_dataset
-from ..errors import DataError
+from ..data.checks import Masks, load_checked_dataset, load_registered
+from ..data.proposal_checks import check_precomputed_proposals
+from ..errors import ConfigError, DataError
 from ..evaluation import build_evaluator, check_evaluator
 from ..families import config_value, family_of
 from ..modeling import amp_dtype, build_model, check_training
 from ..solver import build_lr_scheduler, build_optimizer
 from .amp import MixedPrecisionTrainer
 from .progress import ProgressBar
+
+#: Of Detectron2's own architectures: the key of the number of classes.
+DETECTRON2_CLASSES_KEYS = {
+    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+}
 
 
 class Trainer(DefaultTrainer):
@@ -115,6 +122,9 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         family = family_of(cfg)
         if family is None:
+            for name in cfg.DATASETS.TRAIN:
+                load_dataset(cfg, name, for_training=True)
+            check_proposal_files(cfg, "TRAIN")
             return super().build_train_loader(cfg)
         dicts = training_dicts(cfg)
         if family.build_train_loader is not None:
@@ -200,6 +210,30 @@ def check_test_datasets(cfg: CfgNode) -> None:
             load_dataset(cfg, name, for_training=False)
         if family is None or family.build_evaluator is None:
             check_evaluator(name)
+    check_proposal_files(cfg, "TEST")
+
+
+def check_proposal_files(cfg: CfgNode, split: str) -> None:
+    """See that the files of precomputed proposals, if the model reads any, fit their data sets.
+
+    Args:
+        split: "TRAIN" or "TEST".
+
+    Raises:
+        ConfigError: there is not one file for each data set.
+        DataError: see :func:`instseg_d2.data.proposal_checks.check_precomputed_proposals`.
+    """
+    names, key = cfg.DATASETS[split], f"PROPOSAL_FILES_{split}"
+    if not cfg.MODEL.LOAD_PROPOSALS or not names:
+        return
+    files = cfg.DATASETS[key]
+    if len(names) != len(files):
+        raise ConfigError(
+            f"DATASETS.{split} names {len(names)} data sets, but DATASETS.{key} {len(files)} "
+            "files: MODEL.LOAD_PROPOSALS needs one for each. tools/make_proposals.py makes them."
+        )
+    for name, path in zip(names, files, strict=True):
+        check_precomputed_proposals(name, load_registered(name), path)
 
 
 @contextmanager
@@ -218,7 +252,12 @@ def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[st
         DataError: see :func:`instseg_d2.data.checks.load_checked_dataset`.
     """
     family = family_of(cfg)
-    classes_key = family.classes_key if family else None
+    if family is None:
+        classes_key = DETECTRON2_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+        masks: Masks = "all" if cfg.MODEL.MASK_ON else "none"
+    else:
+        classes_key = family.classes_key
+        masks = "some" if classes_key is None else "all"
     instances_key = family.max_instances_key if family else None
     return load_checked_dataset(
         name,
@@ -226,6 +265,6 @@ def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[st
         classes_key=classes_key or "",
         max_instances=config_value(cfg, instances_key) if instances_key else None,
         for_training=for_training,
-        masks_required=family is None or family.classes_key is not None,
-        coco_evaluation=family is None or family.build_evaluator is None,
+        masks=masks,
+        coco_evaluation=family is None or family.reads_annotation_file(cfg),
     )

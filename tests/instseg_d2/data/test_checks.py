@@ -341,7 +341,7 @@ def test_objects_without_a_mask_may_be_left_out(caplog, segmentation):
     with pytest.raises(DataError, match="has no 'segmentation'"):
         load(NAME)
     with caplog.at_level(logging.WARNING):
-        assert len(load(NAME, masks_required=False)) == 3
+        assert len(load(NAME, masks="some")) == 3
     assert [r.getMessage() for r in caplog.records if "mask" in r.getMessage()] == [
         f"data set '{NAME}': 1 of the 2 objects have no mask ('segmentation') and are left out."
     ]
@@ -349,13 +349,25 @@ def test_objects_without_a_mask_may_be_left_out(caplog, segmentation):
     DatasetCatalog.register(NAME, lambda: boxes)
     for for_training in (True, False):
         with pytest.raises(DataError, match=f"'{NAME}': none of its 1 objects .*only boxes"):
-            load(NAME, masks_required=False, for_training=for_training)
+            load(NAME, masks="some", for_training=for_training)
 
 
 def test_damaged_masks_are_never_left_out():
     DatasetCatalog.register(NAME, lambda: [record(), record(segmentation=[[1, 2, 3, 4]])])
     with pytest.raises(DataError, match="4 coordinates"):
-        load(NAME, masks_required=False)
+        load(NAME, masks="some")
+
+
+def test_a_model_of_boxes_does_not_look_at_masks(caplog):
+    segmentations = [None, [], [[1, 2, 3, 4]]]
+    DatasetCatalog.register(NAME, lambda: [record(segmentation=s) for s in segmentations])
+    with caplog.at_level(logging.WARNING):
+        assert len(load(NAME, masks="none")) == 3
+    assert not caplog.records
+    DatasetCatalog.pop(NAME)
+    DatasetCatalog.register(NAME, lambda: [record(bbox=[1, 2, 3])])
+    with pytest.raises(DataError, match="needs 4 numbers"):
+        load(NAME, masks="none")
 
 
 def test_annotations_without_ids_are_named_by_position():

@@ -1,0 +1,54 @@
+"""Images as they are, for models that resize for themselves."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError
+from .checks import read_image
+
+IMAGE_FORMATS = ("RGB", "BGR")
+
+
+class WholeImageMapper:
+    """Reads the image of a data set dict, whole and at its own size."""
+
+    def __init__(self, image_format: str = "RGB") -> None:
+        """
+        Args:
+            image_format: "RGB" or "BGR", the order of the channels (``INPUT.FORMAT``).
+
+        Raises:
+            ConfigError: another image format.
+        """
+        if image_format not in IMAGE_FORMATS:
+            raise ConfigError(
+                f"INPUT.FORMAT is {image_format!r}; whole images are {' or '.join(IMAGE_FORMATS)}"
+            )
+        self.image_format = image_format
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """
+        Args:
+            record: a dict in Detectron2's data set format; it is not changed, nor are its
+                annotations read.
+
+        Returns:
+            dict:
+                * ``image``: uint8 (3, H, W);
+                * ``height``, ``width``: H and W;
+                * ``image_id`` (None if unknown), ``file_name``.
+
+        Raises:
+            DataError: see :func:`instseg_d2.data.checks.read_image`.
+        """
+        pixels = read_image(dict(record), self.image_format)
+        height, width = pixels.shape[:2]
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "height": height,
+            "width": width,
+            "image_id": record.get("image_id"),
+            "file_name": record["file_name"],
+        }
