@@ -13,6 +13,7 @@ from instseg_d2.errors import WeightsError
 from instseg_d2.weights.describe import describe_backbone
 from instseg_d2.weights.file import StateDict
 from instseg_d2.weights.formats import UNUSED_STEM_BIAS, is_classifier, to_native_names
+from instseg_d2.weights.matching import FPN_TRUNK
 from instseg_d2.weights.report import LoadReport, without_counters
 
 MIN_SHARE = 0.9
@@ -21,9 +22,6 @@ layers that a variant adds."""
 
 MAX_EXAMPLES = 3
 """Tensors of each kind that an error message shows."""
-
-_FPN_TRUNK = "bottom_up."
-"""Within Detectron2's feature pyramids the backbone proper has this name."""
 
 _OFFSETS = ".conv2_offset."
 """Layers that make a convolution deformable. Published models start from backbones without them, so
@@ -165,7 +163,7 @@ def _within_backbone(name: str, module: str) -> str:
 
     Files of backbones alone whose names are matched by their ends have no prefix in what was left.
     """
-    return name.removeprefix(f"{module}.").removeprefix(_FPN_TRUNK)
+    return name.removeprefix(f"{module}.").removeprefix(f"{FPN_TRUNK}.")
 
 
 def _stage(inner: str) -> str:

@@ -18,6 +18,7 @@ from instseg_d2.weights.formats import (
     VGG_D,
     NameFormat,
     is_classifier,
+    names_in_box_head,
     recognise_native,
 )
 
@@ -169,10 +170,12 @@ def _deepmask_facts(state: State) -> list[str]:
 
 
 def _classes_of_classifier(state: State) -> int | None:
+    inner = names_in_box_head(state)  # VGG's classifier has three layers
     weights = (
         value
         for name, value in state.items()
         if is_classifier(name) and name.endswith(".weight") and value.dim() >= 2
+        if name not in inner
     )
     return next((len(value) for value in weights), None)
 

@@ -47,12 +47,15 @@ class NameFormat:
         libraries: whose names they are, for example ("torchvision", "timm").
         pairs: (public, native), both with the fields of ``_FIELDS`` in braces.
         required: public names without which a file is of another kind.
+        box_head: (name in the classifier, name in a whole model), for the layers of the classifier
+            that the box head of Detectron2's detectors starts from.
     """
 
     name: str
     libraries: tuple[str, ...]
     pairs: tuple[Pair, ...]
     required: tuple[str, ...]
+    box_head: tuple[Pair, ...] = ()
 
     def recognises(self, names: Iterable[str]) -> bool:
         """Whether these are the public names of such a backbone and, perhaps, its classifier."""
@@ -94,6 +97,14 @@ class NameFormat:
         if translated is None:
             raise WeightsError(f"'{name}' is no native name of a {self.name}.")
         return translated
+
+    def in_box_head(self, name: str) -> str | None:
+        """What a tensor of the classifier is called in a detector; None if it is in none."""
+        return self._box_head.translate(name)
+
+    @cached_property
+    def _box_head(self) -> _Translator:
+        return _Translator(self.box_head)
 
     @cached_property
     def _public(self) -> _Translator:
@@ -204,7 +215,12 @@ def _vgg(name: str, convolutions: tuple[int, ...]) -> NameFormat:
     pairs = tuple(_vgg_pairs(convolutions))
     # All of them: the names of the shallow one mean other layers in the deep one.
     required = tuple(public.format(affine="weight") for public, _ in pairs)
-    return NameFormat(name=name, libraries=("torchvision",), pairs=pairs, required=required)
+    # The classifier's last layer, 6, tells ImageNet's classes apart.
+    box_head = tuple(
+        (f"classifier.{layer}.{{affine}}", f"roi_heads.box_head.fc{number}.{{affine}}")
+        for number, layer in enumerate((0, 3), start=1)
+    )
+    return NameFormat(name, ("torchvision",), pairs, required, box_head)
 
 
 def _same(names: Iterable[str]) -> tuple[Pair, ...]:
@@ -279,6 +295,20 @@ def recognise_native(names: Iterable[str]) -> tuple[NameFormat, ...]:
     """The formats into which a backbone with these native names can be turned; perhaps none."""
     names = set(names)
     return tuple(form for form in FORMATS if form.recognises_native(names))
+
+
+def names_in_box_head(names: Iterable[str]) -> dict[str, str]:
+    """Which tensors of a backbone's file a detector's box head starts from.
+
+    Args:
+        names: native names of a backbone and, perhaps, its classifier; of others there are none.
+
+    Returns:
+        {name: name in the whole model}
+    """
+    names = set(names)
+    found = ((name, form.in_box_head(name)) for form in recognise_native(names) for name in names)
+    return {name: in_model for name, in_model in found if in_model is not None}
 
 
 def is_classifier(name: str) -> bool:

@@ -56,6 +56,12 @@ KNOWN_SOURCES = {
 }
 """File name -> where it is from."""
 
+TORCHVISION_URLS = {
+    name: f"https://download.pytorch.org/models/{name}"
+    for name in ("vgg11-8a719046.pth", "vgg16-397923af.pth")
+}
+"""Name of a file of torchvision -> where it is from."""
+
 
 def advice_for_absent_file(path: str, backbone: str) -> str:
     """What to do about a local file that is not there.
@@ -74,6 +80,12 @@ def advice_for_absent_file(path: str, backbone: str) -> str:
             f"Or let timm (pip install timm) fetch the weights\n"
             f"  {timm_command(source.timm_model, os.path.abspath(copy))}\n"
             f"and give MODEL.WEIGHTS {copy}\n{from_scratch}"
+        )
+    url = TORCHVISION_URLS.get(os.path.basename(path))
+    if url is not None:
+        return (
+            f"It is a release of torchvision. Give MODEL.WEIGHTS\n  {url}\nwhich is fetched for "
+            f"you, or fetch it yourself and put it at\n  {place}\n{from_scratch}"
         )
     if PRETRAINED_FOLDER in path.replace("\\", "/").split("/")[:-1]:
         return (

@@ -1,7 +1,8 @@
 """The convolutions of VGG (arXiv 1409.1556, table 1: A is depth 11, D depth 16) as a trunk.
 
 DeepMask leaves the fifth pooling and the fully connected layers out. (The first DeepMask had VGG-A,
-arXiv 1506.06204, section 3.1.)
+arXiv 1506.06204, section 3.1.) So does Fast R-CNN, which pools regions of the last feature instead
+and applies the fully connected layers to these: :mod:`sharpmask_d2.fast_rcnn`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class VGG(Backbone):
             in_channels: of the image.
             out_features: of :data:`FEATURES`.
             padding: see :mod:`sharpmask_d2.padding`.
-            freeze_at: 0: nothing is frozen, 1: ``block1``, 2: ``block1`` and ``block2``, and so on.
+            freeze_at: 0: nothing is frozen, 1: ``block1``, 2: ``block1`` and ``block2``, and so on
+                to 5.
 
         Raises:
             ConfigError: one of them is not possible.
@@ -64,6 +66,10 @@ class VGG(Backbone):
             raise ConfigError(
                 f"MODEL.VGG.OUT_FEATURES is {list(out_features)}; "
                 f"the features here are {', '.join(FEATURES)}"
+            )
+        if not 0 <= freeze_at <= len(FEATURES):
+            raise ConfigError(
+                f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but must be from 0 to {len(FEATURES)}"
             )
         num_blocks = 1 + max(FEATURES.index(name) for name in out_features)
         for index, name in enumerate(FEATURES[:num_blocks]):

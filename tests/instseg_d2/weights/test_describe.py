@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+import torchvision
 
 from instseg_d2.weights.describe import describe_weights
 from instseg_d2.weights.formats import to_native_names
@@ -55,6 +56,14 @@ def test_backbones(model, expected):
         state = timm.create_model(model, num_classes=7).state_dict()
     native, _ = to_native_names(state)
     assert describe_weights(native) == f"{expected} with a classifier of 7 classes"
+
+
+@pytest.mark.parametrize("depth", [11, 16])
+def test_vggs_classes_are_those_of_its_last_layer(depth):
+    with torch.device("meta"):
+        state = torchvision.models.get_model(f"vgg{depth}", num_classes=7).state_dict()
+    native, _ = to_native_names(state)
+    assert describe_weights(native) == f"VGG-{depth} with a classifier of 7 classes"
 
 
 def test_other_backbones_are_described_by_their_blocks():

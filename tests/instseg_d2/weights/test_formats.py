@@ -24,6 +24,7 @@ from instseg_d2.weights.formats import (
     VGG_A,
     VGG_D,
     is_classifier,
+    names_in_box_head,
     recognise,
     recognise_native,
     rename,
@@ -205,6 +206,20 @@ def test_the_classifier_keeps_its_names():
     assert [name for name in native if is_classifier(name)] == ["fc.weight", "fc.bias"]
     native, _ = to_native_names(state_of("darknet53"))
     assert [name for name in native if is_classifier(name)] == ["head.fc.weight", "head.fc.bias"]
+
+
+@pytest.mark.parametrize("model", KNOWN)
+def test_only_vggs_classifier_has_layers_for_a_box_head(model):
+    native, _ = to_native_names(state_of(model))
+    expected = {
+        f"classifier.{layer}.{name}": f"roi_heads.box_head.fc{number}.{name}"
+        for number, layer in ((1, 0), (2, 3))
+        for name in ("weight", "bias")
+    }
+    assert names_in_box_head(native) == (expected if "vgg" in model else {})
+    without = [name for name in native if not is_classifier(name)]
+    assert names_in_box_head(without) == {}
+    assert names_in_box_head([*native, "decoder.weight"]) == {}
 
 
 @pytest.mark.parametrize("prefix", ["stem.fc.", "linear."])

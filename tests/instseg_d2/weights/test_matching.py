@@ -66,6 +66,21 @@ def test_torchvision_file_fills_the_backbone_of_detectron2(tmp_path, caplog, pre
     assert "names of a torchvision ResNet" in caplog.text
 
 
+def test_torchvision_file_fills_the_trunk_of_a_feature_pyramid(tmp_path):
+    state = torchvision.models.resnet50(weights=None).state_dict()
+    torch.save(state, tmp_path / "resnet50.pth")
+    config = "sharpmask/fast_rcnn_r50_fpn_sharpmask"
+    model = build_model(load_config(config, ["MODEL.DEVICE", "cpu"]))
+    checkpointer = InstSegCheckpointer(model)
+    checkpointer.load(str(tmp_path / "resnet50.pth"))
+    report = checkpointer.report
+    assert report is not None
+    assert not [name for name in report.missing if name.startswith("backbone.bottom_up.")]
+    assert {name.split(".")[-2] for name in report.unexpected} == {"fc"}
+    shortcut = model.backbone.bottom_up.res3[0].shortcut
+    assert torch.equal(shortcut.weight, state["layer2.0.downsample.0.weight"])
+
+
 def test_file_of_another_depth_is_said_to_lack_tensors(tmp_path):
     """The names of ResNet-18 are some of those of ResNet-50, the shapes are not."""
     path = str(tmp_path / "resnet18.pth")

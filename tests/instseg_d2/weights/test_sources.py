@@ -5,12 +5,13 @@ from urllib.parse import urlparse
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.errors import WeightsError
 from instseg_d2.weights.name_hash import hash_in_name
-from instseg_d2.weights.sources import KNOWN_SOURCES
+from instseg_d2.weights.sources import KNOWN_SOURCES, TORCHVISION_URLS
 
 
 class Model(nn.Module):
@@ -70,6 +71,16 @@ def test_command_writes_the_file_that_the_message_names(tmp_path, monkeypatch, n
     state = torch.load(written)
     assert list(state) == ["weight", "bias"]
     InstSegCheckpointer(Model()).load(written)
+
+
+@pytest.mark.parametrize("name", TORCHVISION_URLS)
+def test_torchvisions_files_say_where_to_get_them(tmp_path, monkeypatch, name):
+    weights = torchvision.models.get_model_weights(name.split("-")[0])
+    assert TORCHVISION_URLS[name] in [entry.url for entry in weights]
+    monkeypatch.chdir(tmp_path)
+    message = refusal(name)
+    assert TORCHVISION_URLS[name] in message
+    assert str(tmp_path / name) in message.split()
 
 
 def test_unknown_file_of_the_authors_layout_says_what_is_wanted(tmp_path, monkeypatch):

@@ -170,6 +170,8 @@ def test_depths_and_sizes_are_those_of_the_paper(
         (lambda: vgg(out_features=["block6"]), r"VGG\.OUT_FEATURES is \['block6'\].*block5"),
         (lambda: vgg(out_features=[]), r"VGG\.OUT_FEATURES is \[\]"),
         (lambda: vgg(channels=(4, 4)), r"VGG\.CHANNELS must have 5 entries"),
+        (lambda: vgg(freeze_at=6), r"BACKBONE\.FREEZE_AT is 6, .* from 0 to 5"),
+        (lambda: vgg(freeze_at=-1), r"BACKBONE\.FREEZE_AT is -1"),
         (lambda: vgg(padding="same"), r"SHARP_MASK\.PADDING is 'same'"),
     ],
 )
