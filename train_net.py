@@ -17,6 +17,7 @@ from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
 from instseg_d2.config import load_config
 from instseg_d2.engine import Trainer, check_test_datasets, setup
 from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.inference import InferenceOptions, prepare_for_inference
 from instseg_d2.modeling import check_device, check_training
 
 
@@ -31,6 +32,7 @@ def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     checkpointer.require_complete()
+    model = prepare_for_inference(model.eval(), InferenceOptions.from_config(cfg))
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

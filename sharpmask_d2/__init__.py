@@ -7,11 +7,18 @@ likely there is one; SharpMask (arXiv 1603.08695) refines that mask.
 from instseg_d2.families import ModelFamily
 from instseg_d2.weights.convert.namings import Naming
 
-from . import backbones, port_names, refinement
+from . import backbones, fair_names, port_names, refinement
 from .config import add_sharpmask_config
-from .dataset_mapper import PatchMapper, build_mapper, build_test_loader, build_train_loader
+from .dataset_mapper import PatchMapper, build_mapper, build_train_loader
 from .deepmask import DeepMask
-from .patch_evaluation import PatchEvaluator, build_evaluator
+from .evaluation import (
+    build_evaluator,
+    build_test_loader,
+    evaluates_proposals,
+    prepare_eval_only,
+)
+from .patch_evaluation import PatchEvaluator
+from .proposal_evaluation import ProposalEvaluator
 from .sharpmask import SharpMask
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "DeepMask",
     "PatchEvaluator",
     "PatchMapper",
+    "ProposalEvaluator",
     "SharpMask",
     "add_sharpmask_config",
 ]
@@ -30,6 +38,9 @@ FAMILY = ModelFamily(
     build_train_loader=build_train_loader,
     build_test_loader=build_test_loader,
     build_evaluator=build_evaluator,
+    reads_annotation_file=evaluates_proposals,
+    prepare_eval_only=prepare_eval_only,
+    from_torch7=fair_names.from_torch7,
     namings=(
         Naming(
             "DeepMask or SharpMask of the PyTorch port",

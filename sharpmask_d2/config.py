@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode as CN
 
+from .fast_rcnn import add_fast_rcnn_config
+from .proposal_config import add_proposal_config
 from .sampling_config import add_sampling_config
 
 
@@ -71,6 +73,10 @@ def add_sharpmask_config(cfg: CN) -> None:
     node.FREEZE_FEEDFORWARD = True
     # What SharpMask answers with: "sharp" or "coarse" (then the refinement is left out).
     node.OUTPUT = "sharp"
+    # What an evaluation judges: "proposals" of whole images (average recall), or masks and scores
+    # of held-out "patches" (a hundredth of the time). "auto": patches while training, proposals
+    # with --eval-only.
+    node.EVALUATION = "auto"
 
     # ---- loss ------------------------------------------------------------------------------------
     node.LOSS = CN()
@@ -91,3 +97,9 @@ def add_sharpmask_config(cfg: CN) -> None:
 
     # ---- which patches are drawn from an image ---------------------------------------------------
     add_sampling_config(node)
+
+    # ---- proposals on whole images ---------------------------------------------------------------
+    add_proposal_config(node)
+
+    # ---- Fast R-CNN on them ----------------------------------------------------------------------
+    add_fast_rcnn_config(cfg)

@@ -1,7 +1,7 @@
 """The DeepMask meta-architecture (arXiv 1506.06204; heads and trunks of arXiv 1603.08695).
 
 Shape shorthand: B patches, W side of the window that a mask covers, P = W + 2 * context side of a
-patch, D length of an encoding, n patches with a mask among the B.
+patch, D length of an encoding, n patches with a mask among the B, or windows of a whole image.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from instseg_d2.errors import ConfigError
+from instseg_d2.stage_clock import NO_CLOCK, NoClock
 
+from .full_image import propose
 from .heads import Head, HeadOutput, resize_masks
 from .losses import mask_loss, score_loss
 from .options import choose, require_at_least
+from .proposal_options import ProposalOptions
 
 NODE = "MODEL.SHARP_MASK"
 KINDS = {"mask": "mask", "score": "score"}
@@ -43,6 +47,7 @@ class DeepMask(nn.Module):
         mask_size: int = 112,
         mask_weight: float = 32.0,
         score_weight: float = 1.0,
+        proposals: ProposalOptions = ProposalOptions(),  # noqa: B008  (frozen)
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
@@ -54,6 +59,7 @@ class DeepMask(nn.Module):
             window_size, context: W, and the pixels around it in a patch.
             mask_size: side of the masks that are compared with the truth in training.
             mask_weight, score_weight: of the two losses.
+            proposals: what is wanted of whole images.
             pixel_mean, pixel_std: per channel, in the order and range of the input image.
 
         Raises:
@@ -70,6 +76,7 @@ class DeepMask(nn.Module):
         self.mask_size = mask_size
         self.mask_weight = mask_weight
         self.score_weight = score_weight
+        self.proposals = proposals
         self.strides = {name: spec.stride for name, spec in backbone.output_shape().items()}
         self.register_buffer("pixel_mean", _per_channel(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", _per_channel(pixel_std), persistent=False)
@@ -90,6 +97,7 @@ class DeepMask(nn.Module):
             "mask_size": node.LOSS.MASK_SIZE,
             "mask_weight": node.LOSS.MASK_WEIGHT,
             "score_weight": node.LOSS.SCORE_WEIGHT,
+            "proposals": ProposalOptions.from_config(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -103,26 +111,42 @@ class DeepMask(nn.Module):
         """Pixels between neighbouring windows: the stride of the trunk's feature."""
         return self.strides[self.feature]
 
-    def forward(
-        self, batched_inputs: list[dict[str, Any]]
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[Any]:
         """
         Args:
-            batched_inputs: one dict a patch: ``image`` (3, P, P) in ``INPUT.FORMAT``, 0..255. For
-                training also ``kind``: ``mask``, then with ``gt_mask`` (s, s) bool, the window
-                without its context, s the ``mask_size``; or ``score``, then with ``label``, +1 for
-                an object and -1 for none.
+            batched_inputs: patches or, in eval mode, whole images; only patches have ``kind``.
+
+                A patch: ``image`` (3, P, P) in ``INPUT.FORMAT``, 0..255; ``kind``: ``mask``, then
+                for training with ``gt_mask`` (s, s) bool, the window without its context, s the
+                ``mask_size``; or ``score``, then with ``label``, +1 for an object and -1 for none.
+
+                A whole image: see :meth:`predict_images`.
 
         Returns:
-            training: ``loss_mask`` and ``loss_score``, weighted. Inference: per patch
-            ``mask_logits`` (W, W) and ``score_logit`` (), float.
+            training: ``loss_mask`` and ``loss_score``, weighted. Inference: what
+            :meth:`predict_patches` or :meth:`predict_images` gives.
 
         Raises:
-            ConfigError: patches or masks of another size.
+            ConfigError: patches or masks of another size, whole images in training, or both
+                patches and whole images.
         """
+        are_patches = ["kind" in inputs for inputs in batched_inputs]
         if self.training:
+            if not all(are_patches):
+                raise ConfigError(
+                    "a whole image came in for training, which goes by patches: they come from the "
+                    "patch mapper and have the key 'kind'. For the proposals of an image call "
+                    "model.eval() before"
+                )
             return self.losses(batched_inputs)
-        return self.predict(batched_inputs)
+        if any(are_patches):
+            if not all(are_patches):
+                raise ConfigError(
+                    "patches (with the key 'kind') and whole images (without) came in one batch; "
+                    "give them apart"
+                )
+            return self.predict_patches(batched_inputs)
+        return self.predict_images(batched_inputs)
 
     def losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The weighted losses of patches, see :meth:`forward`."""
@@ -134,11 +158,44 @@ class DeepMask(nn.Module):
             "loss_score": self.score_loss(output.score_logits.flatten(), batched_inputs),
         }
 
-    def predict(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-        """Masks and scores of patches, see :meth:`forward`."""
+    def predict_patches(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+        """Masks and scores of patches.
+
+        Args:
+            batched_inputs: dicts with ``image``, see :meth:`forward`.
+
+        Returns:
+            per patch ``mask_logits`` (W, W) and ``score_logit`` (), float.
+
+        Raises:
+            ConfigError: patches of another size.
+        """
         _, output = self.patch_output(self.preprocess(batched_inputs))
         masks = self.coarse_masks(output.encoding.flatten(1), self.window_size)
         return per_patch(mask_logits=masks, score_logit=output.score_logits.flatten())
+
+    @torch.no_grad()
+    def predict_images(
+        self, batched_inputs: list[dict[str, Any]], clock: NoClock = NO_CLOCK
+    ) -> list[dict[str, Instances]]:
+        """Proposals of whole images, one after the other.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` (3, h, w) in ``INPUT.FORMAT``, 0..255, of
+                any dtype and size; ``height`` and ``width`` (H, W) of the output, by default those
+                of the image; ``file_name`` and ``image_id``, if known, are for messages.
+            clock: measures stages, see :func:`.full_image.propose`.
+
+        Returns:
+            per image ``proposals``: ``Instances`` of size (H, W), best first, at most
+            ``proposals.num``: ``pred_masks`` (:class:`RLEMasks`, none empty), ``proposal_boxes``
+            (``Boxes``: tight around the mask; XYXY, right and bottom exclusive) and
+            ``objectness_logits`` (float32).
+
+        Raises:
+            DataError: an image of another shape, or a model that puts out NaN or infinity.
+        """
+        return [{"proposals": propose(self, inputs, clock)} for inputs in batched_inputs]
 
     # ---- the steps, which whole images take as well ----------------------------------------------
 
@@ -173,6 +230,26 @@ class DeepMask(nn.Module):
     def coarse_masks(self, encodings: Tensor, size: int) -> Tensor:
         """Encodings (n, D) -> mask logits (n, size, size)."""
         return resize_masks(self.head.masks(encodings), size)
+
+    def window_maps(self, features: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """What the masks of all windows share, dense maps (B, ., h', w') by stride: nothing here.
+
+        Args:
+            features: of a whole image, by name.
+        """
+        return {}
+
+    def window_masks(self, encodings: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """The masks that the model answers with for windows of a whole image.
+
+        Args:
+            encodings: (n, D).
+            maps: those of :meth:`window_maps`, in their order, cut to the windows.
+
+        Returns:
+            logits (n, W, W).
+        """
+        return self.coarse_masks(encodings, self.window_size)
 
     # ---- losses ----------------------------------------------------------------------------------
 

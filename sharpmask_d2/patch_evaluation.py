@@ -6,7 +6,6 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
@@ -95,8 +94,3 @@ class PatchEvaluator(DatasetEvaluator):
         hits = torch.tensor([hit for _, hits in parts for hit in hits], dtype=torch.float64)
         results["score"] = {"accuracy": 100 * hits.mean().item()}
         return results
-
-
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """The evaluator of patches."""
-    return PatchEvaluator()

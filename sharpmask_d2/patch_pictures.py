@@ -94,6 +94,9 @@ def draw_held_out_patches(cfg: CfgNode, count: int) -> np.ndarray:
     Raises:
         UserError: of the config, the data or the weights.
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.SHARP_MASK.EVALUATION = "patches"
     loader = Trainer.build_test_loader(cfg, only_test_set(cfg))
     model = build_trained_model(cfg)
     samples: list[dict[str, Any]] = []

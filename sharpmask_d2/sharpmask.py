@@ -125,8 +125,9 @@ class SharpMask(DeepMask):
             "loss_score": self.score_loss(output.score_logits.flatten(), batched_inputs),
         }
 
-    def predict(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-        """
+    def predict_patches(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+        """As of :class:`DeepMask`, with both masks.
+
         Returns:
             per patch ``mask_logits`` (W, W), ``coarse_logits`` (W, W) and ``score_logit`` (),
             float. With ``output`` ``coarse`` both masks are the coarse one.
@@ -154,6 +155,19 @@ class SharpMask(DeepMask):
         """Encodings (n, D) and their windows of :meth:`skips` -> mask logits (n, W, W)."""
         coarse = self.head.masks(encodings) if self.refinement.needs_coarse_masks else None
         return self.refinement(encodings, skip_windows, coarse)
+
+    def window_maps(self, features: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """:meth:`skips` by stride; with ``output`` ``coarse`` nothing."""
+        if not OUTPUTS[self.output]:
+            return {}
+        strides = [self.strides[name] for name in self.skip_features]
+        return dict(zip(strides, self.skips(features), strict=True))
+
+    def window_masks(self, encodings: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """As of :class:`DeepMask`: sharp masks, or coarse ones with ``output`` ``coarse``."""
+        if not OUTPUTS[self.output]:
+            return self.coarse_masks(encodings, self.window_size)
+        return self.sharp_masks(encodings, maps)
 
 
 def skip_feature_names(backbone: Backbone, feature: str) -> list[str]:

@@ -3,10 +3,10 @@
 import pytest
 
 from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.engine import Trainer
 from instseg_d2.families import config_value, family_of
 from instseg_d2.model_zoo import config_names, get_config
 from instseg_d2.modeling import build_model
-from instseg_d2.solver import build_optimizer
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -16,9 +16,11 @@ def test_config_builds(name: str) -> None:
     register_embedded_data(cfg)
     model = build_model(cfg)
     assert any(parameter.requires_grad for parameter in model.parameters())
-    build_optimizer(cfg, model)
+    Trainer.build_optimizer(cfg, model)
     family = family_of(cfg)
-    assert family is not None
+    if family is None:  # detectors on proposals, and what they are compared with
+        assert cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "ProposalNetwork")
+        return
     family.build_mapper(cfg, True)
     if family.classes_key and "shapes_train" in cfg.DATASETS.TRAIN:
         assert config_value(cfg, family.classes_key) == 6

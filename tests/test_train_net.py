@@ -81,7 +81,10 @@ def test_eval_only_gives_the_results_of_the_training_run(
         json.loads((out / RESULTS).read_text()) for out in (folder / "out", tmp_path / "again")
     ]
     assert len(results[0]) > 0
-    assert results[0] == results[1]
+    # Norms are part of the convolutions in the second, which rounds differently.
+    for first, second in zip(*results, strict=True):
+        assert first.pop("score") == pytest.approx(second.pop("score"), abs=1e-6)
+        assert first == second
 
 
 def test_resume_continues_after_the_last_iteration(

@@ -10,6 +10,7 @@ from instseg_d2.config import known_keys, load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.errors import ConfigError
 from instseg_d2.families import config_value, model_families
+from instseg_d2.inference import InferenceOptions
 from instseg_d2.modeling import build_model, check_training
 from instseg_d2.solver import build_lr_scheduler, build_optimizer
 
@@ -103,7 +104,9 @@ def reads_of(cfg: CfgNode, patch: pytest.MonkeyPatch) -> set[str]:
     build_lr_scheduler(cfg, build_optimizer(cfg, build_model(cfg)))
     for family in model_families():
         family.build_mapper(cfg, True)
+        family.reads_annotation_file(cfg)
     LoadOptions.from_config(cfg)
+    InferenceOptions.from_config(cfg)
     register_embedded_data(cfg)
     return read
 
@@ -118,6 +121,7 @@ def test_every_own_key_is_read(tiny_overrides: list[str]) -> None:
         "sparseinst/sparse_inst_pvt_b1_giam",
         "sharpmask/deepmask_vgg_a",
         "sharpmask/sharpmask_r50",
+        "sharpmask/fast_rcnn_vgg16_sharpmask",
     ):
         with pytest.MonkeyPatch.context() as patch:
             unread -= reads_of(load_config(name, tiny_overrides), patch)

@@ -69,14 +69,14 @@ def test_losses_go_down() -> None:
 def test_inference_answers_for_every_patch() -> None:
     model = small_model().eval()
     batch = [{"image": sample["image"]} for sample in patches(model, "m+-")]
-    answers = model(batch)
+    answers = model.predict_patches(batch)
     assert [set(answer) for answer in answers] == [{"mask_logits", "score_logit"}] * 3
     assert all(answer["mask_logits"].shape == (64, 64) for answer in answers)
     assert all(answer["score_logit"].shape == () for answer in answers)
-    alone = model(batch[1:2])[0]
+    alone = model.predict_patches(batch[1:2])[0]
     torch.testing.assert_close(answers[1]["mask_logits"], alone["mask_logits"])
     torch.testing.assert_close(answers[1]["score_logit"], alone["score_logit"])
-    as_float = model([{"image": batch[1]["image"].float()}])[0]
+    as_float = model.predict_patches([{"image": batch[1]["image"].float()}])[0]
     torch.testing.assert_close(as_float["mask_logits"], alone["mask_logits"])
 
 
@@ -92,7 +92,7 @@ def test_a_patch_is_a_window_of_the_whole_image() -> None:
     output = model.head(model.backbone(model.normalise(image)[None])["block2"])
     y, x = 12, 20  # of the window; multiples of the stride
     patch = {"image": image[:, y - 8 : y + 24, x - 8 : x + 24]}
-    (answer,) = model([patch])
+    (answer,) = model.predict_patches([patch])
     encoding = output.encoding[..., y // 2, x // 2]
     torch.testing.assert_close(
         answer["mask_logits"], resize_masks(head.masks(encoding), 16)[0], rtol=1e-4, atol=1e-5
@@ -125,7 +125,7 @@ def test_a_patch_of_another_size_is_refused(size: tuple[int, int]) -> None:
     model = small_model()
     said = rf"patch of {size[0]} x {size[1]} pixels.*WINDOW_SIZE 64 and .*CONTEXT 16 need 96 x 96"
     with pytest.raises(ConfigError, match=said):
-        model.eval()([{"image": torch.zeros(3, *size)}])
+        model.eval()([{"image": torch.zeros(3, *size), "kind": "score"}])
 
 
 def test_wrong_targets_are_refused() -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from instseg_d2 import model_zoo
 from instseg_d2.weights.convert import Options, convert_file
 from sharpmask_d2.deepmask import DeepMask
+from sharpmask_d2.full_image import ImageInput, find_windows
 from sharpmask_d2.port_names import from_port, recognises
 from tests.sharpmask_d2.small_networks import make_config
 
@@ -75,7 +76,7 @@ def test_deepmask_equals_the_port_on_patches(goldens: Path) -> None:
     require_equal(output.encoding, data["encoding"])
     require_equal(model.head.masks(output.encoding.flatten(1)), data["mask_logits_56"])
     require_equal(model.coarse_masks(output.encoding.flatten(1), 112), data["mask_logits_112"])
-    answers = model(batch)
+    answers = model.predict_patches(batch)
     require_equal(torch.stack([x["score_logit"] for x in answers]), data["score_logits"])
 
 
@@ -84,17 +85,31 @@ def test_deepmask_equals_the_port_on_a_whole_image(goldens: Path) -> None:
     model = golden_model(goldens, "DeepMask")
     data = np.load(goldens / "sharpmask" / "deepmask.npz")
     image = torch.from_numpy(data["image"]).permute(2, 0, 1).float()
-    image = F.pad(image, (BORDER,) * 4, value=0.5 * 255)
-    output = model.head(model.backbone(model.normalise(image)[None])["res4"])
+    padded = F.pad(image, (BORDER,) * 4, value=0.5 * 255)
+    output = model.head(model.backbone(model.normalise(padded)[None])["res4"])
     require_equal(output.encoding, data["full_encoding"])
     require_equal(output.score_logits, data["full_score_logits"])
+
+
+@torch.no_grad()
+def test_the_windows_of_a_whole_image_are_those_of_the_port(goldens: Path) -> None:
+    model = golden_model(goldens, "DeepMask")
+    data = np.load(goldens / "sharpmask" / "deepmask.npz")
+    image = torch.from_numpy(data["image"]).permute(2, 0, 1)
+    read = ImageInput.read({"image": image}, model.device)
+    windows = find_windows(model, read, [read.size]).windows
+    rows, columns = data["full_score_logits"].squeeze().shape
+    assert len(windows) == rows * columns
+    in_place = (windows.cells[:, 0] * columns + windows.cells[:, 1]).argsort()
+    require_equal(windows.scores[in_place], data["full_score_logits"])
+    require_equal(windows.encodings[in_place].T.contiguous(), data["full_encoding"])
 
 
 @torch.no_grad()
 def test_sharpmask_equals_the_port_on_patches(goldens: Path) -> None:
     model = golden_model(goldens, "SharpMask")
     data = np.load(goldens / "sharpmask" / "sharpmask.npz")
-    answers = model(patches_of(data))
+    answers = model.predict_patches(patches_of(data))
     masks = torch.stack([answer["mask_logits"] for answer in answers])
     require_equal(masks, data["mask_logits_160"])
     require_equal(torch.stack([x["score_logit"] for x in answers]), data["score_logits"])
@@ -117,7 +132,7 @@ def test_a_checkpoint_of_the_port_converts(goldens: Path, tmp_path: Path, name: 
     model = model_zoo.get(f"sharpmask/{name}_r50_port", dest, device="cpu")
     data = np.load(goldens / "sharpmask" / f"{name}.npz")
     batch = patches_of(data)
-    answers = model(batch)
+    answers = model.predict_patches(batch)
     if name == "deepmask":
         _, output = model.patch_output(model.preprocess(batch))
         masks = model.coarse_masks(output.encoding.flatten(1), 112)
