@@ -25,7 +25,7 @@ endef
 export CHECK_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-sharpmask test lint format clean distclean
+.PHONY: help setup demo demo-sharpmask demo-proposals test lint format clean distclean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -37,6 +37,9 @@ demo: setup  ## Run the demo; options for it: make demo ARGS="--help"
 
 demo-sharpmask: setup  ## The same for DeepMask and SharpMask: both stages, masks compared
 	$(VENV_PYTHON) tools/quickstart_sharpmask.py $(ARGS)
+
+demo-proposals: setup  ## DeepMask, SharpMask, proposals, Fast R-CNN on them; against RPN and random
+	$(VENV_PYTHON) tools/quickstart_proposals.py $(ARGS)
 
 test: setup  ## Run all tests; options for pytest: make test ARGS="-m 'not slow'"
 	$(VENV_PYTHON) -m pytest $(ARGS)

@@ -27,10 +27,9 @@ def test_configs_in_the_readme_exist() -> None:
         assert (REPO / folder / f"{name}.yaml").is_file(), name
 
 
-def test_the_python_example_names_what_exists() -> None:
-    example = re.search(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
-    assert example is not None
-    lines = [line for line in example.group(1).splitlines() if line]
-    assert len(lines) == 5
-    imports = [line for line in lines if line.startswith("from ")]
-    exec("\n".join(imports), {})  # the rest needs trained weights: tests of the predictor
+def test_the_python_examples_name_what_exists() -> None:
+    examples = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        imports = [line for line in example.splitlines() if line.startswith("from ")]
+        exec("\n".join(imports), {})  # the rest needs trained weights: tests of the predictor

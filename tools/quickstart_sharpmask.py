@@ -9,7 +9,6 @@ picture of them. ``--baseline`` also trains the network that predicts from every
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from tabulate import tabulate
 from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.errors import UserError, user_message
-from instseg_d2.training_curves import plot_training_curves
+from instseg_d2.programs import run_training
 from instseg_d2.visualize import save_png
 from sharpmask_d2.patch_pictures import draw_held_out_patches, only_test_set
 
@@ -50,13 +49,13 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(SHARPMASK, args.opts)
     only_test_set(cfg)  # a mistake must not show up after the training
     start = time.perf_counter()
-    train(DEEPMASK, args.opts, stages["DeepMask"])
-    train(SHARPMASK, [*args.opts, *refine], stages["SharpMask"])
+    run_training(TRAIN_NET, DEEPMASK, args.opts, stages["DeepMask"])
+    run_training(TRAIN_NET, SHARPMASK, [*args.opts, *refine], stages["SharpMask"])
     minutes = (time.perf_counter() - start) / 60
     if args.baseline:
         stages["multiscale baseline"] = output / "multiscale"
         baseline = [*args.opts, *refine, "MODEL.SHARP_MASK.REFINEMENT.NAME", "Multiscale"]
-        train(SHARPMASK, baseline, stages["multiscale baseline"])
+        run_training(TRAIN_NET, SHARPMASK, baseline, stages["multiscale baseline"])
 
     picture = output / "patches.png"
     register_embedded_data(cfg)
@@ -66,24 +65,6 @@ def run(args: argparse.Namespace) -> None:
     print(results_table({name: last_metrics(folder) for name, folder in stages.items()}))
     print(f"\nPictures (patch, true mask, coarse and sharp mask): {picture}")
     print(f"Weights, configs, logs, curves:                      {output}")
-
-
-def train(config: str, overrides: list[str], output: Path) -> None:
-    """Run ``train_net.py`` in a process of its own; its log goes to ``console.txt``.
-
-    Raises:
-        UserError: it failed.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "metrics.json").unlink(missing_ok=True)  # Detectron2 would append to it
-    command = [sys.executable, str(TRAIN_NET), "--config-file", config, "--progress-bar"]
-    command += [*overrides, "OUTPUT_DIR", str(output)]
-    print(f"Training {config}; what is logged goes to {output}/console.txt", flush=True)
-    with (output / "console.txt").open("w") as console:
-        code = subprocess.run(command, stdout=console, check=False).returncode
-    if code:
-        raise UserError(f"training {config} failed with exit status {code}, see above")
-    plot_training_curves(str(output / "metrics.json"), str(output / "training_curves.png"))
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
