@@ -62,12 +62,15 @@ class ImageInput:
         known = [inputs[key] for key in ("file_name", "image_id") if inputs.get(key) is not None]
         name = f"image {known[0]}" if known else "the image"
         image = inputs["image"]
-        if image.ndim != 3 or len(image) != 3 or 0 in image.shape:
+        if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or 0 in image.shape:
+            kind, shape = type(image).__name__, tuple(getattr(image, "shape", ()))
             raise DataError(
-                f"{name}: an image of shape (3, height, width) is wanted, got {tuple(image.shape)}"
+                f"{name}: a tensor of shape (3, height, width) is wanted, got a {kind} of {shape}"
             )
         height, width = image.shape[1:]
         size = int(inputs.get("height", height)), int(inputs.get("width", width))
+        if min(size) < 1:
+            raise DataError(f"{name}: its 'height' and 'width' are {size}, but must be at least 1")
         return cls(image.to(device).float(), size, name)
 
     @property

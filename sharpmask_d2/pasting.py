@@ -94,6 +94,8 @@ def paste(
     values = VALUES_AT_A_TIME.get(logits.device.type, VALUES_ON_OTHER_DEVICES)
     step = max(1, values // max(1, xs.count * window))
     parts = [Runs(*(np.empty(0, np.int64) for _ in Runs._fields))]
+    if not ys.count or not xs.count:  # no window covers the centre of a pixel
+        return parts[0]
     for start in range(0, len(logits), step):
         part = slice(start, min(start + step, len(logits)))
         masks, columns, starts, ends = _runs_in_columns(logits[part], ys, xs, part, threshold)

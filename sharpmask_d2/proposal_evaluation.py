@@ -36,12 +36,14 @@ class ProposalEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         limits: Sequence[int] = DEFAULT_LIMITS,
+        settings: str = "",
     ) -> None:
         """
         Args:
             dataset_name: registered with Detectron2.
             output_dir: folder for ``proposal_recall.json`` and plots; None for none.
             limits: numbers of proposals to state the recall at.
+            settings: how the proposals were made, in words, to be stated with the table.
 
         Raises:
             ConfigError: limits that are not whole numbers above 0.
@@ -49,6 +51,7 @@ class ProposalEvaluator(DatasetEvaluator):
         """
         self._limits = checked_limits(limits)
         self._output_dir = output_dir
+        self._settings = settings
         self._truth = dataset_ground_truth(dataset_name)
         self.reset()
 
@@ -91,7 +94,7 @@ class ProposalEvaluator(DatasetEvaluator):
             logger.warning("There were no images to evaluate proposals on.")
             return {}
         report = RecallReport.of(recall, self._truth, self._limits)
-        logger.info(report.table())
+        logger.info("\n".join(filter(None, [self._settings, report.table()])))
         if self._output_dir is not None:
             report.write(self._output_dir)
             logger.info("Recall curves: %s", self._output_dir)
@@ -112,4 +115,13 @@ def build_proposal_evaluator(cfg: CfgNode, dataset_name: str) -> ProposalEvaluat
     Raises:
         DataError: the data set cannot be used.
     """
-    return ProposalEvaluator(dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference"))
+    node = cfg.MODEL.SHARP_MASK
+    scales = node.PROPOSALS.SCALES or f"'{node.PROPOSALS.PRESET}'"
+    kind = "coarse" if cfg.MODEL.META_ARCHITECTURE == "DeepMask" else node.OUTPUT
+    settings = (
+        f"{kind} masks of the best {node.PROPOSALS.NUM} "
+        f"windows at the scales {scales}; MASK_THRESHOLD {node.PROPOSALS.MASK_THRESHOLD}, "
+        f"NMS_THRESHOLD {node.PROPOSALS.NMS_THRESHOLD}; weights {cfg.MODEL.WEIGHTS}"
+    )
+    output_dir = str(Path(cfg.OUTPUT_DIR) / "inference")
+    return ProposalEvaluator(dataset_name, output_dir, settings=settings)

@@ -33,8 +33,8 @@ def main() -> None:
     objects.add_argument("--dataset", metavar="NAME", help="registered, such as coco_2017_val")
     objects.add_argument("--annotations", metavar="FILE", help="in COCO format")
     parser.add_argument(
-        "--limits", type=int, nargs="+", default=DEFAULT_LIMITS, metavar="N",
-        help="numbers of proposals to state the recall at (default: 10 100 1000)",
+        "--limits", type=numbers, default=DEFAULT_LIMITS, metavar="N,N,...",
+        help="numbers of proposals to state the recall at (default: 10,100,1000)",
     )  # fmt: skip
     parser.add_argument(
         "--images-in-file", action="store_true",
@@ -50,6 +50,11 @@ def main() -> None:
         sys.exit(f"error: {user_message(error)}")
     except OSError as error:  # of the files named on the command line
         sys.exit(f"error: {error}")
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them, for argparse."""
+    return [int(part) for part in text.split(",")]
 
 
 def run(args: argparse.Namespace) -> None:

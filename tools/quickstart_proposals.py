@@ -157,7 +157,7 @@ def proposal_recall(asked: Run, folder: Path) -> list[float]:
     """Average recall of held-out objects' boxes at :func:`recall_limits`, in percent."""
     limits = recall_limits(asked.num)
     arguments = ["--proposals", str(boxes_file(folder, SETS[1])), "--dataset", SETS[1]]
-    arguments += ["--limits", *map(str, limits), "--output", str(folder), *asked.opts]
+    arguments += ["--limits", ",".join(map(str, limits)), "--output", str(folder), *asked.opts]
     run_program(ROOT / "tools" / "evaluate_proposals.py", arguments, folder / "recall.txt")
     results = json.loads((folder / "proposal_recall.json").read_text())
     return [results["box_proposals"][f"AR@{limit}"] for limit in limits]

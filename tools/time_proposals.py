@@ -5,7 +5,8 @@ DeepMask with each of its heads, and SharpMask, propose on one image in turns; t
 rounds are printed by stage. Also: what SharpMask costs beside DeepMask, and what it saves to choose
 windows before masks are computed. Weights are random, which hardly changes the time.
 
-Overrides hold for all networks: ``MODEL.SHARP_MASK.PROPOSALS.PRESET zoom``, ``MODEL.DEVICE cpu``.
+Overrides hold for all networks and must fit all: ``MODEL.SHARP_MASK.PROPOSALS.PRESET zoom``,
+``MODEL.DEVICE cpu``.
 """
 
 import argparse
@@ -130,6 +131,8 @@ def measure(models: Mapping[str, DeepMask], inputs: dict[str, Any], rounds: int)
     stages: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     everywhere: dict[str, list[float]] = {COARSE: [], SHARP: []}
     counts = {}
+    for model in models.values():
+        model.predict_images([inputs])  # the first time is slower
     for _ in range(rounds):
         for name, model in models.items():
             clock = StageClock(model.device)

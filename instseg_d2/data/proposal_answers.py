@@ -84,7 +84,8 @@ def _outcome(
     except ConfigError:
         raise
     except UserError as error:
-        return Failure(f"{label(record)}: {error}")
+        text = str(error)
+        return Failure(text if record["file_name"] in text else f"{label(record)}: {text}")
     except (MemoryError, torch.cuda.OutOfMemoryError) as error:
         height, width = inputs["image"].shape[-2:]
         return Failure(

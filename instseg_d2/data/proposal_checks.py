@@ -66,7 +66,7 @@ class ProposalReport:
             f"{some(self.absent)} (a JSON file cannot say that an image has no proposals)": absent,
             f"images without proposals: {self.empty}": self.empty,
             f"image ids that are not of the data set, and are ignored: {surplus}, for example "
-            f"{some(self.surplus)}": surplus,
+            f"{some(self.surplus)}; is the file of another data set?": surplus,
             f"boxes without area, which are ignored: {self.flat}": self.flat,
             f"boxes that reach far beyond their image, and are clipped: {self.far}": self.far,
             "the boxes are (x, y, width, height), by the file's bbox_mode": self.is_converted,

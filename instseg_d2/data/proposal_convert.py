@@ -50,7 +50,7 @@ def convert_files(sources: Sequence[str], dest: str, how: Conversion) -> Convert
         dest: ends in ``.pkl`` (boxes) or ``.json``.
 
     Raises:
-        DataError: a source is damaged, or an image is in two of them.
+        DataError: a source is damaged, an image is in two of them, or all are empty.
         ConfigError: another suffix.
     """
     done = Converted()
@@ -73,6 +73,8 @@ def convert_files(sources: Sequence[str], dest: str, how: Conversion) -> Convert
         for proposals in _empty_entries(how.empty_for, source_of):
             writer.add(proposals)
             done.emptied += 1
+        if not done.images:  # nothing is written then
+            raise DataError(f"no proposals in {', '.join(sources)}")
     return done
 
 

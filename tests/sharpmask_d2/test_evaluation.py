@@ -68,6 +68,7 @@ def test_recall_on_real_images(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "sharp masks of the best 100 windows at the scales 'default'" in done.stdout
     assert "coco_2017_val: 50 images" in done.stdout
     for kind in ("boxes", "masks"):
         for size in ("all", "small", "medium", "large"):

@@ -184,6 +184,8 @@ def test_no_masks_and_an_output_too_small_for_them() -> None:
     corners = torch.tensor([[0, 0], [304, 304]])
     masks = pasted(torch.ones(2, 32, 32), corners, (640, 640), (1, 1), 0.0)
     assert masks[:, 0, 0].tolist() == [False, True]
+    nothing = paste(torch.ones(1, 32, 32), corners[:1], (640, 640), (1, 1), 0.0)
+    assert [len(values) for values in nothing] == [0, 0, 0]
 
 
 def test_autocast_changes_nothing() -> None:

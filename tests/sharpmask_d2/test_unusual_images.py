@@ -27,6 +27,28 @@ def test_tiny_and_narrow_images(name: str, size: tuple[int, int]) -> None:
     assert (found.proposal_boxes.tensor[:, 2:] <= torch.tensor(size[::-1])).all()
 
 
+@pytest.mark.parametrize("name", ["coarse", "sharp"])
+def test_an_image_much_smaller_than_the_model_sees_it(name: str) -> None:
+    """Most windows cover no centre of a pixel."""
+    model = make(name, PROPOSALS__REFERENCE_SIZE=640, PROPOSALS__NUM=300)
+    for size in [(1, 1), (2, 3), (5, 5)]:
+        assert proposals(model, an_image(*size)).image_size == size
+    inputs = {**an_image(100, 150), "height": 1, "width": 1}
+    assert proposals(model, inputs).image_size == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"height": 0}, "must be at least 1"),
+        ({"image": an_image()["image"].numpy()}, "a tensor of shape .* got a ndarray"),
+    ],
+)
+def test_inputs_of_another_kind_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        make()([{**an_image(), **changes}])
+
+
 def test_padding_by_reflection_reaches_tiny_images() -> None:
     model = make(PADDING="reflect")
     assert proposals(model, an_image(1, 2)).image_size == (1, 2)
@@ -69,7 +91,7 @@ def test_masks_that_are_no_numbers_name_the_image(name: str) -> None:
 
 @pytest.mark.parametrize("shape", [(70, 100), (1, 70, 100), (3, 0, 5), (4, 70, 100)])
 def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match=r"image 5: an image of shape \(3, height, width\)"):
+    with pytest.raises(DataError, match=r"image 5: a tensor of shape \(3, height, width\)"):
         make()([{"image": torch.zeros(shape), "image_id": 5}])
 
 

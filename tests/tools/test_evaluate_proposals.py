@@ -66,7 +66,7 @@ def test_both_formats(
     content, proposals = case
     printed, message = evaluate(
         *("--proposals", f"proposals.{suffix}", "--annotations", "annotations.json"),
-        *("--limits", "10", "2", "--output", "out/recall"),
+        *("--limits", "10,2", "--output", "out/recall"),
     )
     assert message == ""
     assert "on annotations.json: 4 images" in printed
@@ -132,7 +132,7 @@ def test_embedded_data_from_the_command_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, str(REPO / "tools" / "evaluate_proposals.py")),
-            *("--proposals", "boxes.pkl", "--dataset", "shapes_val", "--limits", "1", "20"),
+            *("--proposals", "boxes.pkl", "--dataset", "shapes_val", "--limits", "1,20"),
             *("--output", "out", "DATASETS.SHAPES.NUM_TRAIN", "1", "DATASETS.SHAPES.NUM_VAL", "3"),
             *("DATASETS.SHAPES.IMAGE_SIZE", "64"),
         ],

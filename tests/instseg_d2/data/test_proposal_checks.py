@@ -69,7 +69,8 @@ def test_a_file_of_another_data_set(tmp_path, suffix):
     assert "of another data set: none of its 2 image ids (91, 92) is one of the 7" in message
     path = write(tmp_path / f"a.{suffix}", [sample(i) for i in (1, 2, 91)])
     assert check_proposals(path, records(1, 2)).notes() == [
-        "image ids that are not of the data set, and are ignored: 1, for example 91"
+        "image ids that are not of the data set, and are ignored: 1, for example 91; is the file "
+        "of another data set?"
     ]
 
 
