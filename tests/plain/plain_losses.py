@@ -63,10 +63,10 @@ def plain_targets(
     masks: Tensor, padded_size: tuple[int, int], size: tuple[int, int] | torch.Size
 ) -> Tensor:
     """(n, H, W) bool -> (n, h*w) float: placed on a zero canvas and resized bilinearly."""
-    canvas = torch.zeros(len(masks), *padded_size)
+    canvas = torch.zeros(len(masks), *padded_size, device=masks.device)
     canvas[:, : masks.shape[1], : masks.shape[2]] = masks
     if not len(masks):  # interpolate refuses an empty batch
-        return torch.zeros(0, size[0] * size[1])
+        return torch.zeros(0, size[0] * size[1], device=masks.device)
     return F.interpolate(
         canvas[:, None], size=tuple(size), mode="bilinear", align_corners=False
     ).flatten(1)
@@ -82,8 +82,8 @@ def plain_match(
     denominator = (probs**2).sum(1)[:, None] + (targets**2).sum(1)[None] + 1e-4
     class_probs = logits.sigmoid()[:, gt_classes]
     score = (numerator / denominator) ** alpha * class_probs**beta
-    pred, target = linear_sum_assignment(score.numpy(), maximize=True)
-    return torch.as_tensor(pred), torch.as_tensor(target)
+    pred, target = linear_sum_assignment(score.cpu().numpy(), maximize=True)
+    return torch.as_tensor(pred, device=masks.device), torch.as_tensor(target, device=masks.device)
 
 
 def plain_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
