@@ -128,6 +128,7 @@ def test_one_network_answers_coarse_and_sharp(
     command = [sys.executable, str(repo / "train_net.py"), "--eval-only", "--config-file"]
     overrides = [*tiny_overrides, "OUTPUT_DIR", str(tmp_path / "eval")]
     overrides += ["MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
+    overrides += ["MODEL.SHARP_MASK.EVALUATION", "patches"]
     for output in ("sharp", "coarse"):
         done = subprocess.run(
             [*command, "sharpmask/sharpmask_r50", *overrides, "MODEL.SHARP_MASK.OUTPUT", output],
