@@ -72,7 +72,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt instseg_d2/install_detectron2.
 	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Setting up $(VENV) with what constraints.txt pins: the first time about 5 GB, some minutes."
 	@$(PIP_INSTALL) pip setuptools wheel
-	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation -e '.[dev]'
+	@PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-build-isolation -e '.[dev,export]'
 	@$(VENV_PYTHON) -c "import cv2" 2>/dev/null || { \
 	  $(VENV_PYTHON) -m pip -q uninstall -y opencv-python && \
 	  $(PIP_INSTALL) --force-reinstall --no-deps opencv-python-headless; }

@@ -70,7 +70,8 @@ EXTRAS_REQUIRE = {
         "torchfile>=0.1",
         "wheel",
     ],
-    "export": ["onnx>=1.16", "onnxruntime>=1.18"],
+    # torch.onnx writes its graphs with onnxscript.
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"],
 }
 
 # The configs stand at the top of the checkout, where people look for them, and are installed
