@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import UserError, user_message
@@ -61,7 +61,11 @@ def fraction(text: str) -> float:
 
 @contextlib.contextmanager
 def one_line_errors(
-    args: argparse.Namespace, *, after: str = "", interrupted: str = "interrupted"
+    args: argparse.Namespace,
+    *,
+    after: str = "",
+    interrupted: str = "interrupted",
+    names: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
     """End the program with one line on what the user can mend, on what the system refuses (files
     that are not there, a full disk), and on Ctrl-C; with the traceback if ``args.debug``.
@@ -71,6 +75,7 @@ def one_line_errors(
         after: is put behind an ``OSError``'s message, after a semicolon: what is saved, for
             example.
         interrupted: what is said on Ctrl-C; the exit status is 130 then.
+        names: what messages call by a config key, and how this program calls it.
     """
     try:
         yield
@@ -83,4 +88,6 @@ def one_line_errors(
         message = user_message(error) if isinstance(error, UserError) else str(error)
         if after and isinstance(error, OSError):
             message += f"; {after}"
+        for key, option in (names or {}).items():
+            message = message.replace(key, option)
         sys.exit(f"error: {message}")

@@ -17,6 +17,10 @@ class DataError(UserError):
     """A data set, annotation or image that cannot be used."""
 
 
+class NonFiniteError(DataError):
+    """A model's answer to an image that holds infinite values or NaN: the model is at fault."""
+
+
 class WeightsError(UserError):
     """A weights file that is absent, damaged or belongs to another model."""
 

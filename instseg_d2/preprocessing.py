@@ -14,6 +14,12 @@ from .errors import ConfigError, DataError
 CHANNEL_ORDERS = ("RGB", "BGR")
 
 
+def check_channel_order(order: str) -> None:
+    """Raise ``ConfigError`` if ``INPUT.FORMAT`` is no order of channels that images can have."""
+    if order not in CHANNEL_ORDERS:
+        raise ConfigError(f"INPUT.FORMAT is {order!r}; images are {' or '.join(CHANNEL_ORDERS)}")
+
+
 class ImagePreprocessor:
     """Resizes an image, and puts its channels into the order of the model."""
 
@@ -27,10 +33,7 @@ class ImagePreprocessor:
         Raises:
             ConfigError: another order of channels.
         """
-        if channel_order not in CHANNEL_ORDERS:
-            raise ConfigError(
-                f"INPUT.FORMAT is {channel_order!r}; images are {' or '.join(CHANNEL_ORDERS)}"
-            )
+        check_channel_order(channel_order)
         self._is_rgb = channel_order == "RGB"
         self._min_size, self._max_size = min_size, max_size
 

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from instseg_d2.data.checks import read_image
 from instseg_d2.errors import ConfigError, DataError
+from instseg_d2.preprocessing import check_channel_order
 
 from .patch_crop import crop_image, crop_mask
 from .patch_entries import Draw, damaged, testing_entries, training_entries, visible_box
@@ -24,8 +25,6 @@ from .patch_sampling import (
 )
 from .reduced_image import read_reduced_image
 from .sampler import CategoryBalancedSampler
-
-IMAGE_FORMATS = ("RGB", "BGR")
 
 
 class PatchMapper:
@@ -48,10 +47,7 @@ class PatchMapper:
         Raises:
             ConfigError: another image format.
         """
-        if image_format not in IMAGE_FORMATS:
-            raise ConfigError(
-                f"INPUT.FORMAT is {image_format!r}; patches are {' or '.join(IMAGE_FORMATS)}"
-            )
+        check_channel_order(image_format)
         self.options = options
         self.mask_size = mask_size
         self.image_format = image_format

@@ -19,7 +19,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from instseg_d2.errors import DataError
+from instseg_d2.errors import DataError, NonFiniteError
 from instseg_d2.rle_masks import RLE, RLEMasks
 from instseg_d2.stage_clock import NO_CLOCK, NoClock
 
@@ -81,10 +81,10 @@ class ImageInput:
     def require_finite(self, values: Tensor, what: str) -> None:
         """
         Raises:
-            DataError: the model has put out numbers that mean nothing.
+            NonFiniteError: the model has put out numbers that mean nothing.
         """
         if not torch.isfinite(values).all():
-            raise DataError(
+            raise NonFiniteError(
                 f"{self.name}: the model's {what} are not finite numbers. Its weights are damaged "
                 "or training has diverged: see MODEL.WEIGHTS; or half precision is not enough for "
                 "this model: run it in float32 (MODEL.INFERENCE.PRECISION, SOLVER.AMP.ENABLED)"
@@ -118,7 +118,8 @@ def propose(model: DeepMask, inputs: dict[str, Any], clock: NoClock = NO_CLOCK) 
         see :meth:`DeepMask.predict_images`.
 
     Raises:
-        DataError: see :meth:`ImageInput.read` and :meth:`ImageInput.require_finite`.
+        DataError: see :meth:`ImageInput.read`.
+        NonFiniteError: see :meth:`ImageInput.require_finite`.
     """
     options = model.proposals
     with clock.stage("pyramid"):
@@ -153,7 +154,7 @@ def find_windows(
         sizes: (h, w) of the levels, from the smallest to the largest.
 
     Raises:
-        DataError: scores that are not finite.
+        NonFiniteError: scores that are not finite.
     """
     options = model.proposals
     least = logit(options.score_threshold)
@@ -190,7 +191,7 @@ def masks_of_level(
         x in pixels of the level.
 
     Raises:
-        DataError: masks that are not finite.
+        NonFiniteError: masks that are not finite.
     """
     window, stride = model.window_size, model.stride
     ranks = (found.windows.levels == level).nonzero()[:, 0]

@@ -12,7 +12,6 @@ instseg_d2/analysis.py. It runs on the CPU, whatever MODEL.DEVICE says.
 import argparse
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -25,8 +24,9 @@ from tabulate import tabulate
 from torch import nn
 
 from instseg_d2.analysis import Analysis, Chain, analyze
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.errors import ConfigError
 from instseg_d2.modeling import build_model
 from sharpmask_d2 import SharpMask
 
@@ -38,9 +38,7 @@ PARAMS_COLUMN, FLOPS_COLUMN = "params (M)", "GFLOPs"
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", help="path or name of a config")
     what.add_argument("--zoo-table", metavar="FILE", help="update the table in a Markdown file")
@@ -53,26 +51,15 @@ def main() -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--table", action="store_true", help="print a table (the default)")
     form.add_argument("--json", metavar="FILE", help="write exact numbers into a file instead")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    add_overrides(parser)
     args = parser.parse_args()
     if args.zoo_table and args != parser.parse_args(["--zoo-table", args.zoo_table]):
         parser.error("--zoo-table FILE stands alone: every config is measured as it is")
-    try:
+    with one_line_errors(args):
         if args.zoo_table:
             update_zoo_page(Path(args.zoo_table))
         else:
             run(args)
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except OSError as error:  # of the files named on the command line
-        sys.exit(f"error: {error}")
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:

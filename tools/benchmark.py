@@ -26,7 +26,7 @@ import torch
 from instseg_d2.benchmark.run import MODES, run
 from instseg_d2.benchmark.settings import Settings
 from instseg_d2.benchmark.tables import report
-from instseg_d2.errors import UserError, user_message
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive, whole
 from instseg_d2.inference.options import PRECISIONS
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     names = Settings.__dataclass_fields__.keys() & vars(args).keys()
     settings = Settings(**{name: getattr(args, name) for name in names})
-    try:
+    with one_line_errors(args):
         result = run(args.mode, settings)
         result["command"] = " ".join(["python tools/benchmark.py", *sys.argv[1:]])
         print(report(result))
@@ -46,17 +46,11 @@ def main() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1))
             print(f"Wrote {path}")
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except OSError as error:  # of the files named on the command line
-        sys.exit(f"error: {error}")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line; its names are those of :class:`Settings`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--config-file", dest="config", required=True, help="path or name")
     mode = parser.add_mutually_exclusive_group()
     parser.set_defaults(mode="prediction")
@@ -85,30 +79,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", default="", metavar="plain|CONFIG")
     parser.add_argument("--rounds", type=positive, default=7, help="default: 7")
     parser.add_argument("--threads", type=positive, help="CPU threads; default: all cores")
-    parser.add_argument("--kept", type=natural, default=30, help="instances (default: 30)")
-    parser.add_argument("--objects", type=natural, default=30, help="--train: an image's")
+    parser.add_argument("--kept", type=whole, default=30, help="instances (default: 30)")
+    parser.add_argument("--objects", type=whole, default=30, help="--train: an image's")
     parser.add_argument(
-        "--images", type=natural, default=0, help="--data: default 20; --evaluation: default 500"
+        "--images", type=whole, default=0, help="--data: default 20; --evaluation: default 500"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the numbers into a file")
-    parser.add_argument(
-        "overrides", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ..."
-    )
+    add_overrides(parser, "overrides")
     return parser
-
-
-def natural(text: str) -> int:
-    """A whole number, for argparse."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if natural(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ makes each of them a second time in the naive way: the whole image read, the who
 then cropped and resized. Any other data: ``DATASETS.TRAIN "('my_data',)"`` or ``--config-file``.
 """
 
-import argparse
-import sys
 import time
 from typing import Any
 
@@ -18,10 +16,10 @@ import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import load_checked_dataset, read_image
 from instseg_d2.data.embedded import register_embedded_data
-from instseg_d2.errors import UserError, user_message
 from sharpmask_d2.dataset_mapper import PatchMapper
 from sharpmask_d2.patch_crop import GREY
 from sharpmask_d2.patch_entries import FixedPatches, testing_entries
@@ -33,14 +31,14 @@ ROUNDS = 3
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--config-file", default="", help="path or name of a config")
-    parser.add_argument("--patches", type=int, default=1000, help="patches made in each way")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    parser.add_argument("--patches", type=positive, default=1000, help="patches made in each way")
+    add_overrides(parser)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    try:
+    with one_line_errors(args):
         cfg = load_config(args.config_file, args.opts)
         register_embedded_data(cfg)
         cfg.MODEL.SHARP_MASK.SAMPLING.TEST_PATCHES = args.patches
@@ -50,8 +48,6 @@ def main() -> None:
             f"{len(patches)} patches of {', '.join(cfg.DATASETS.TRAIN) or 'shapes_train'}, 1 core"
         )
         print(comparison(patches, mappers))
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
 
 
 def patches_of(cfg: CfgNode, mapper: PatchMapper) -> FixedPatches:

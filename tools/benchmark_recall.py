@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
+from instseg_d2.command_line import new_parser, one_line_errors, positive
 from instseg_d2.data.image_proposals import ImageProposals
 from instseg_d2.rle_masks import RLE, RLEMasks
 from sharpmask_d2.proposal_recall import BOXES, MASKS, ProposalRecall
@@ -36,12 +37,18 @@ DEPTH = 1000
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--images", type=positive, default=5000)
     parser.add_argument("--proposals", type=positive, default=1000, help="per image")
     parser.add_argument("--no-masks", action="store_true", help="boxes only")
     parser.add_argument("--compare", type=positive, metavar="N", help="images for pycocotools, too")
     args = parser.parse_args()
+    with one_line_errors(args):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, print, and compare if that is wanted."""
     started_with = peak_memory()
     scene = Scene(args.proposals, masks=not args.no_masks)
     numbers = tqdm(range(args.images), unit="image", disable=None)
@@ -57,13 +64,6 @@ def main() -> None:
         print(f"{task}: " + ", ".join(f"AR@{k} {value:.1f}" for k, value in at.items()))
     if args.compare:
         compare(scene, min(args.compare, args.images))
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def peak_memory() -> float:

@@ -8,9 +8,8 @@ or Caffe2. DEST's suffix names the format to write: .pth, .pkl or .safetensors.
 """
 
 import argparse
-import sys
 
-from instseg_d2.errors import UserError, user_message
+from instseg_d2.command_line import new_parser, one_line_errors
 from instseg_d2.weights.convert import DTYPES, LIBRARIES, NATIVE, Options, convert_file
 
 EPILOG = """
@@ -48,7 +47,12 @@ def main(argv: list[str] | None = None) -> None:
         keep_classifier=args.keep_classifier,
         keep_training_state=args.keep_training_state,
     )
-    try:
+    # Weights are also read where configs say how strictly; here options do.
+    names = {
+        "MODEL.LOADING.TRUST_FILE True": "--trust",
+        "MODEL.LOADING.VERIFY_HASH False": "--no-verify",
+    }
+    with one_line_errors(args, names=names):
         said = convert_file(
             args.source,
             args.dest,
@@ -57,11 +61,6 @@ def main(argv: list[str] | None = None) -> None:
             overwrite=args.overwrite,
             verify_hash=not args.no_verify,
         )
-    except (UserError, OSError) as error:
-        message = user_message(error) if isinstance(error, UserError) else str(error)
-        # Weights are also read where configs say how strictly; here options do.
-        message = message.replace("MODEL.LOADING.TRUST_FILE True", "--trust")
-        sys.exit(f"error: {message.replace('MODEL.LOADING.VERIFY_HASH False', '--no-verify')}")
     width = max(len(topic) for topic, _ in said) + 2
     for topic, text in said:
         print(f"{topic + ':':{width}}{text}")
@@ -69,9 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; None: that of the process."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__, epilog=EPILOG)
     parser.add_argument("source", metavar="SOURCE", help="the checkpoint to read")
     parser.add_argument("dest", metavar="DEST", help="the file to write; must not exist")
     parser.add_argument(

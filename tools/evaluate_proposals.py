@@ -10,14 +10,14 @@ KEY VALUE are overrides of the config, for the embedded data set: DATASETS.SHAPE
 """
 
 import argparse
-import sys
 
 from tqdm import tqdm
 
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors
 from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.data.proposal_files import read_proposal_file
-from instseg_d2.errors import DataError, UserError, user_message
+from instseg_d2.errors import DataError
 from sharpmask_d2.proposal_recall import ProposalRecall
 from sharpmask_d2.recall_objects import GroundTruth, dataset_ground_truth, read_ground_truth
 from sharpmask_d2.recall_report import DEFAULT_LIMITS, RecallReport, checked_limits, depth_for
@@ -25,9 +25,7 @@ from sharpmask_d2.recall_report import DEFAULT_LIMITS, RecallReport, checked_lim
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--proposals", required=True, metavar="FILE", help="to evaluate")
     objects = parser.add_mutually_exclusive_group(required=True)
     objects.add_argument("--dataset", metavar="NAME", help="registered, such as coco_2017_val")
@@ -42,14 +40,10 @@ def main() -> None:
         "missed",
     )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="folder for proposal_recall.json and plots")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    add_overrides(parser)
     args = parser.parse_args()
-    try:
+    with one_line_errors(args):
         run(args)
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except OSError as error:  # of the files named on the command line
-        sys.exit(f"error: {error}")
 
 
 def numbers(text: str) -> list[int]:

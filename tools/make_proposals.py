@@ -22,6 +22,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.data.image_records import load_images
@@ -31,7 +32,7 @@ from instseg_d2.data.proposal_merge import merge_parts
 from instseg_d2.data.proposal_parts import PartFolder, gaps
 from instseg_d2.data.proposal_settings import proposal_settings
 from instseg_d2.data.whole_images import WholeImageMapper
-from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.errors import ConfigError
 from instseg_d2.families import config_value
 from instseg_d2.modeling import build_inference_model
 from sharpmask_d2 import FAMILY as SHARPMASK
@@ -54,28 +55,36 @@ IGNORED_KEYS = (
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
     args = parse(argv)
-    try:
+    with one_line_errors(
+        args,
+        after=f"what was finished stays in {args.output}",
+        interrupted="interrupted; the same command goes on from here",
+    ):
         made = run(args)
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except OSError as error:  # of the folder to write to
-        sys.exit(f"error: {error}; what was finished stays in {args.output}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
     if made.failures:
         print(f"\n{len(made.failures)} images were left out:", file=sys.stderr)
         print("\n".join(f"  {failure}" for failure in made.failures), file=sys.stderr)
         sys.exit(
-            "Mend or remove them, and give the same command again: it works on these alone. "
+            f"{advice(made)}, and give the same command again: it works on these alone. "
             "tools/proposal_files.py merge --allow-missing does without them."
         )
 
 
+def advice(made: Made) -> str:
+    """What to do about images that were left out."""
+    if not made.model_failures:
+        return "Mend or remove them"
+    others = "" if made.model_failures == len(made.failures) else ", mend or remove the others"
+    return (
+        f"For {made.model_failures} of them the model's answer is not finite: MODEL.WEIGHTS may be "
+        "damaged or of a training that diverged, or MODEL.INFERENCE.PRECISION too low. Change that "
+        f"(other weights need --overwrite){others}"
+    )
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; None: that of the process."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--config-file", required=True, help="path or name of a config")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered data set")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
@@ -102,15 +111,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="begin anew where there are finished parts"
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    add_overrides(parser)
     return parser.parse_args(argv)
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def shard(text: str) -> tuple[int, int]:

@@ -8,13 +8,13 @@ write by its name: .pkl or .json.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from instseg_d2.command_line import new_parser, one_line_errors, positive, whole
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import read_image
 from instseg_d2.data.coco_json import check_coco_json, read_coco_json
@@ -26,7 +26,7 @@ from instseg_d2.data.proposal_files import proposal_writer
 from instseg_d2.data.proposal_merge import merge_parts
 from instseg_d2.data.proposal_parts import PartFolder
 from instseg_d2.data.proposal_random import random_proposals
-from instseg_d2.errors import ConfigError, DataError, UserError, user_message
+from instseg_d2.errors import ConfigError, DataError
 
 EXAMPLES = """
 examples:
@@ -46,19 +46,13 @@ examples:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
     args = parse(argv)
-    try:
+    with one_line_errors(args):
         args.run(args)
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except OSError as error:  # of the files named on the command line
-        sys.exit(f"error: {error}")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; None: that of the process."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__, epilog=EXAMPLES)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("check", help="does a file fit a data set?")
@@ -118,20 +112,6 @@ def _add_images(command: argparse.ArgumentParser) -> None:
     images.add_argument("--dataset", metavar="NAME", help="a registered data set")
     images.add_argument("--annotations", metavar="FILE", help="or its COCO annotations")
     command.usage = f"{command.format_usage().removeprefix('usage: ').rstrip()} [KEY VALUE ...]"
-
-
-def whole(text: str) -> int:
-    """A whole number from 0, for argparse."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if whole(text) == 0:
-        raise argparse.ArgumentTypeError("0 is not a whole number above 0")
-    return int(text)
 
 
 def images_of(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ whose data is there works, too: ``--config-file NAME KEY VALUE ...``.
 import argparse
 import contextlib
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
+from instseg_d2.command_line import add_overrides, fraction, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import read_image
 from instseg_d2.engine import Trainer, load_dataset, setup, training_dicts
-from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.errors import ConfigError
 from instseg_d2.predictor import Predictor
 from instseg_d2.training_curves import plot_training_curves
 from instseg_d2.visualize import draw_instances, picture_grid, save_png
@@ -33,16 +33,16 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--config-file", default=DEFAULT_CONFIG, help="path or name of a config")
-    parser.add_argument("--pictures", type=int, default=6, help="images in the picture grid")
-    parser.add_argument("--min-score", type=float, default=0.4, help="lowest score that is drawn")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    parser.add_argument("--pictures", type=positive, default=6, help="images in the picture grid")
+    parser.add_argument(
+        "--min-score", type=fraction, default=0.4, help="lowest score that is drawn"
+    )
+    add_overrides(parser)
     args = parser.parse_args()
-    try:
+    with one_line_errors(args):
         run(args)
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,18 +8,16 @@ with a table: what of the objects each kind of proposal finds, and the detector'
 Every step is a program of this project, run as anyone would run it.
 """
 
-import argparse
 import json
 import math
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
 
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.errors import ConfigError, UserError, user_message
 from instseg_d2.programs import run_program, run_training
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,21 +48,19 @@ class Run:
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--output", default="output/quickstart_proposals", help="folder to write")
-    parser.add_argument("--num", type=int, default=100, help="proposals per image (default: 100)")
+    parser.add_argument(
+        "--num", type=positive, default=100, help="proposals per image (default: 100)"
+    )
     parser.add_argument(
         "--weights", default="", metavar="FILE",
         help="of a SharpMask of this size, such as demo-sharpmask's; default: train one",
     )  # fmt: skip
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    add_overrides(parser)
     args = parser.parse_args()
-    try:
-        if args.num < 1:
-            raise ConfigError(f"--num is {args.num}, but must be at least 1")
+    with one_line_errors(args):
         run(Run(Path(args.output), args.num, args.weights, args.opts))
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
 
 
 def run(asked: Run) -> None:

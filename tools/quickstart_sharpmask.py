@@ -9,15 +9,14 @@ picture of them. ``--baseline`` also trains the network that predicts from every
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 from tabulate import tabulate
 
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
-from instseg_d2.errors import UserError, user_message
 from instseg_d2.programs import run_training
 from instseg_d2.visualize import save_png
 from sharpmask_d2.patch_pictures import draw_held_out_patches, only_test_set
@@ -29,16 +28,14 @@ METRICS = ("mean IoU", "median IoU", "IoU >= 0.5", "IoU >= 0.7")
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--output", default="output/quickstart_sharpmask", help="folder to write")
     parser.add_argument("--baseline", action="store_true", help="train the baseline as well")
-    parser.add_argument("--pictures", type=int, default=8, help="patches in the picture")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    parser.add_argument("--pictures", type=positive, default=8, help="patches in the picture")
+    add_overrides(parser)
     args = parser.parse_args()
-    try:
+    with one_line_errors(args):
         run(args)
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
 
 
 def run(args: argparse.Namespace) -> None:

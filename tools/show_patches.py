@@ -7,12 +7,12 @@ true mask, the predicted one with its IoU (of SharpMask the coarse and the sharp
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
-from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.errors import ConfigError
 from instseg_d2.visualize import save_png
 from sharpmask_d2 import FAMILY
 from sharpmask_d2.patch_pictures import draw_held_out_patches
@@ -20,18 +20,14 @@ from sharpmask_d2.patch_pictures import draw_held_out_patches
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--config-file", required=True, help="path or name of a config")
-    parser.add_argument("--count", type=int, default=8, help="patches in the picture")
+    parser.add_argument("--count", type=positive, default=8, help="patches in the picture")
     parser.add_argument("--output", default="patches.png", help="PNG file to write")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    add_overrides(parser)
     args = parser.parse_args()
-    if args.count < 1:
-        parser.error("--count must be at least 1")
-    try:
+    with one_line_errors(args):
         run(args)
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,7 +12,6 @@ Overrides hold for all networks and must fit all: ``MODEL.SHARP_MASK.PROPOSALS.P
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,9 +21,9 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import read_image
-from instseg_d2.errors import UserError, user_message
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
 from instseg_d2.modeling import build_model
 from instseg_d2.stage_clock import StageClock
@@ -47,9 +46,7 @@ EVERYWHERE = 10**9
 
 def main() -> None:
     """Parse the command line and run; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     image = parser.add_mutually_exclusive_group()
     image.add_argument("--image", help="file; default: random pixels")
     image.add_argument(
@@ -60,23 +57,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=3, help="default: 3")
     parser.add_argument("--threads", type=positive, help="CPU threads; default: all cores")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers into a file")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE KEY VALUE ...")
+    add_overrides(parser)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    try:
+    with one_line_errors(args):
         run(args)
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
-    except OSError as error:  # of the files named on the command line
-        sys.exit(f"error: {error}")
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.structures import Instances
 
-from ..errors import DataError
+from ..errors import DataError, NonFiniteError
 
 ImageId = int | str
 
@@ -101,7 +101,7 @@ def proposals_of_instances(image_id: ImageId, instances: Instances) -> ImageProp
             are ``RLEMasks``.
 
     Raises:
-        DataError: a value is infinite or not a number.
+        NonFiniteError: a value is infinite or not a number.
     """
     boxes = instances.proposal_boxes.tensor.detach().float().cpu().numpy()
     scores = instances.objectness_logits.detach().float().cpu().numpy()
@@ -110,7 +110,7 @@ def proposals_of_instances(image_id: ImageId, instances: Instances) -> ImageProp
         rles = [{"size": list(rle["size"]), "counts": _text(rle)} for rle in instances.pred_masks]
     problem = values_problem(boxes, scores)
     if problem is not None:
-        raise DataError(f"image id {image_id!r}: the model's answer is unusable: {problem}")
+        raise NonFiniteError(f"image id {image_id!r}: the model's answer is unusable: {problem}")
     return best_first(image_id, boxes, scores, rles, are_logits=True)
 
 

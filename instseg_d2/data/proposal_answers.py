@@ -10,7 +10,7 @@ import torch
 from detectron2.data import build_detection_test_loader
 from torch import nn
 
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, NonFiniteError, UserError
 from .image_proposals import ImageProposals, proposals_of_instances
 
 Record = dict[str, Any]
@@ -22,9 +22,15 @@ Mapper = Callable[[Record], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be worked on."""
+    """An image that could not be worked on.
+
+    Attributes:
+        message: what is wrong, and with which image.
+        model_at_fault: it answered with infinite values or NaN.
+    """
 
     message: str
+    model_at_fault: bool = False
 
 
 class _Guarded:
@@ -85,7 +91,8 @@ def _outcome(
         raise
     except UserError as error:
         text = str(error)
-        return Failure(text if record["file_name"] in text else f"{label(record)}: {text}")
+        message = text if record["file_name"] in text else f"{label(record)}: {text}"
+        return Failure(message, model_at_fault=isinstance(error, NonFiniteError))
     except (MemoryError, torch.cuda.OutOfMemoryError) as error:
         height, width = inputs["image"].shape[-2:]
         return Failure(
@@ -110,7 +117,7 @@ def answer(
 
     Raises:
         ConfigError: there are no proposals in the answer, or no masks, although True.
-        DataError: a value is infinite or not a number.
+        NonFiniteError: a value is infinite or not a number.
     """
     answers = model([inputs])
     if not isinstance(answers, list) or "proposals" not in answers[0]:

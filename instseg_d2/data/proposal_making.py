@@ -55,11 +55,14 @@ class Made:
         images: that this run has done.
         before: images of its shard that were done before.
         failures: of each image that was left out, the reason.
+        model_failures: how many of these are the model's fault: its answer held infinite values or
+            NaN.
     """
 
     images: int = 0
     before: int = 0
     failures: list[str] = field(default_factory=list)
+    model_failures: int = 0
 
 
 def make_parts(
@@ -110,6 +113,7 @@ def make_parts(
                     made.images += 1
                 elif how.skip_errors:
                     made.failures.append(outcome.message)
+                    made.model_failures += outcome.model_at_fault
                     bar.write(f"left out: {outcome.message}", file=sys.stderr)
                 else:
                     raise DataError(outcome.message)

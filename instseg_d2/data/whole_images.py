@@ -5,10 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ConfigError
+from ..preprocessing import check_channel_order
 from .checks import read_image
-
-IMAGE_FORMATS = ("RGB", "BGR")
 
 
 class WholeImageMapper:
@@ -22,10 +20,7 @@ class WholeImageMapper:
         Raises:
             ConfigError: another image format.
         """
-        if image_format not in IMAGE_FORMATS:
-            raise ConfigError(
-                f"INPUT.FORMAT is {image_format!r}; whole images are {' or '.join(IMAGE_FORMATS)}"
-            )
+        check_channel_order(image_format)
         self.image_format = image_format
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:

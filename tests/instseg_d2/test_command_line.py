@@ -63,6 +63,15 @@ def test_what_the_system_refuses_ends_in_one_line() -> None:
     assert str(stopped.value.code).endswith("'/nowhere/at/all'; half is saved")
 
 
+def test_config_keys_are_called_as_the_program_calls_them() -> None:
+    with (
+        pytest.raises(SystemExit) as stopped,
+        one_line_errors(arguments(), names={"A.KEY True": "--key"}),
+    ):
+        raise ConfigError("set A.KEY True")
+    assert stopped.value.code == "error: set --key"
+
+
 def test_an_interruption_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with (
         pytest.raises(SystemExit) as stopped,

@@ -217,6 +217,18 @@ def test_a_bad_image(rpn, dataset, tmp_path, num_workers, capsys):
     assert len(list(read_proposal_file(tmp_path / "shapes_val_boxes.pkl"))) == NUM
 
 
+def test_weights_that_are_not_finite(sharpmask, tmp_path):
+    config, overrides = sharpmask
+    weights = torch.load(overrides[-1])["model"]
+    for tensor in weights.values():
+        tensor.fill_(torch.nan)
+    torch.save({"model": weights}, tmp_path / "nan.pth")
+    broken = (config, [*overrides, "MODEL.WEIGHTS", str(tmp_path / "nan.pth")])
+    message = error_of(broken, tmp_path / "out", "--skip-errors")
+    assert message.startswith(f"For {NUM} of them the model's answer is not finite: MODEL.WEIGHTS")
+    assert "mend" not in message
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

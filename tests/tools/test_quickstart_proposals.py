@@ -39,10 +39,13 @@ def test_the_chain(
         assert Path("out", stage, "model_final.pth").is_file()
 
 
-def test_slips_end_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_slips_end_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="error: --num is 0"):
+    with pytest.raises(SystemExit, match="2"):
         call(monkeypatch, "--num", "0")
+    assert "error: argument --num: '0' is not a whole number above 0" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"error: .*SOLVER\.MAXITER.*did you mean"):
         call(monkeypatch, "SOLVER.MAXITER", "3")
     assert not list(tmp_path.iterdir())

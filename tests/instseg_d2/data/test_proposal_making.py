@@ -387,6 +387,9 @@ def test_answers_that_cannot_be_used(dataset, folder):
 
     with pytest.raises(DataError, match=r"\(image id 50\): .* score 0 is infinite or not"):
         make(dataset, folder, Model(answer=with_nan))
+    made = make(dataset, folder, Model(answer=with_nan), skip_errors=True)
+    assert made.images == 3  # those without proposals
+    assert made.model_failures == len(made.failures) == COUNT - 3
     with pytest.raises(ConfigError, match="Model does not answer with proposals"):
         make(dataset, folder, Model(answer=lambda inputs: [{"instances": None}]))
     with pytest.raises(ConfigError, match="Model does not answer with proposals"):
@@ -401,6 +404,7 @@ def test_too_little_memory_for_an_image(dataset, folder):
 
     made = make(dataset, folder, Model(answer=answer), skip_errors=True)
     assert made.images == COUNT - 1
+    assert made.model_failures == 0
     assert "not enough memory for 40 x 30 pixels (CUDA out of memory." in made.failures[0]
 
 
