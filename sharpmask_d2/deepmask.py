@@ -231,11 +231,12 @@ class DeepMask(nn.Module):
         """Encodings (n, D) -> mask logits (n, size, size)."""
         return resize_masks(self.head.masks(encodings), size)
 
-    def window_maps(self, features: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    def window_maps(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
         """What the masks of all windows share, dense maps (B, ., h', w') by stride: nothing here.
 
         Args:
-            features: of a whole image, by name.
+            features: of a whole image, by name. What is used is taken out of it: features are the
+                largest tensors of all, and each can go before the next, larger one is worked on.
         """
         return {}
 

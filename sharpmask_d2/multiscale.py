@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ class Multiscale(nn.Module):
             "padding": cfg.MODEL.SHARP_MASK.PADDING,
         }
 
-    def skips(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def skips(self, features: Iterable[Tensor]) -> list[Tensor]:
         """Per skip feature (B, F_i, h_i, w_i) the logits (B, 1, h_i, w_i)."""
         return [level(x) for level, x in zip(self.levels, features, strict=True)]
 

@@ -218,11 +218,12 @@ class Refinement(nn.Module):
         """M_1: (n, D) -> (n, k_1, c, c)."""
         return self.project(encodings).unflatten(1, (-1, self.cells, self.cells))
 
-    def skips(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def skips(self, features: Iterable[Tensor]) -> list[Tensor]:
         """What of the refinement is the same for all windows of an image.
 
         Args:
-            features: F_1 to F_L, (B, F_i, h_i, w_i) of any size.
+            features: F_1 to F_L, (B, F_i, h_i, w_i) of any size. Of an iterator one at a time is
+                in memory.
 
         Returns:
             per step (B, ., h_i, w_i). A cell depends on its surroundings, 3 cells around at most.

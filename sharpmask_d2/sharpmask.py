@@ -156,12 +156,13 @@ class SharpMask(DeepMask):
         coarse = self.head.masks(encodings) if self.refinement.needs_coarse_masks else None
         return self.refinement(encodings, skip_windows, coarse)
 
-    def window_maps(self, features: Mapping[str, Tensor]) -> dict[int, Tensor]:
-        """:meth:`skips` by stride; with ``output`` ``coarse`` nothing."""
+    def window_maps(self, features: dict[str, Tensor]) -> dict[int, Tensor]:
+        """As of :class:`DeepMask`: :meth:`skips` by stride; with ``output`` ``coarse`` nothing."""
         if not OUTPUTS[self.output]:
             return {}
         strides = [self.strides[name] for name in self.skip_features]
-        return dict(zip(strides, self.skips(features), strict=True))
+        one_by_one = (features.pop(name) for name in self.skip_features)
+        return dict(zip(strides, self.refinement.skips(one_by_one), strict=True))
 
     def window_masks(self, encodings: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """As of :class:`DeepMask`: sharp masks, or coarse ones with ``output`` ``coarse``."""

@@ -65,7 +65,7 @@ class MirroredResNet(ResNet):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {feature name: (B, channels, H / stride, W / stride)}, rounded up."""
-        x = F.relu(self.stem.conv1(x))
+        x = F.relu_(self.stem.conv1(x))
         outputs = {"stem": x}
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         for name, stage in zip(self.stage_names, self.stages, strict=True):
