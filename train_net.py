@@ -1,7 +1,12 @@
 #!/usr/bin/env python
 """Train and evaluate: ``python train_net.py --config-file CONFIG [KEY VALUE ...]``.
 
-Works as Detectron2's own ``tools/train_net.py``; ``--help`` lists the options.
+Works as Detectron2's own ``tools/train_net.py``; ``--help`` lists the options. Your own data in
+COCO's format needs no code::
+
+    python train_net.py --config-file configs/sparseinst/finetune.yaml \\
+        --train-json train.json --train-images images/train \\
+        --val-json val.json --val-images images/val MODEL.WEIGHTS checkpoint.pth
 """
 
 import argparse
@@ -15,7 +20,10 @@ from torch.multiprocessing import ProcessExitedException
 
 from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
 from instseg_d2.config import load_config
+from instseg_d2.data.own import check_own_files
+from instseg_d2.data.own_options import add_own_data_options, own_data_overrides
 from instseg_d2.engine import Trainer, check_test_datasets, setup
+from instseg_d2.engine.run_report import warn_of_untrained_parts
 from instseg_d2.errors import ConfigError, UserError, user_message
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
 from instseg_d2.modeling import check_device, check_training
@@ -48,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
             return
         trainer = Trainer(cfg, progress_bar=args.progress_bar and comm.is_main_process())
         trainer.resume_or_load(resume=args.resume)
+        if cfg.DATASETS.OWN.TRAIN_JSON:
+            warn_of_untrained_parts(trainer.checkpointer.report, cfg.MODEL.WEIGHTS)
         trainer.train()
     except UserError as error:
         sys.exit(f"error: {user_message(error)}")
@@ -57,11 +67,14 @@ def main() -> None:
     """Parse the command line and start the processes."""
     parser = default_argument_parser()
     parser.add_argument("--progress-bar", action="store_true", help="show a bar while training")
+    add_own_data_options(parser)
     args = parser.parse_args()
+    args.opts = [*args.opts, *own_data_overrides(args)]
     try:
         # Before any process starts, so that a slip gives one message and not one per GPU.
         cfg = load_config(args.config_file, args.opts)
         check_device(cfg, args.num_gpus)
+        check_own_files(cfg, for_training=not args.eval_only, keep=args.opts[::2])
         if not args.eval_only:
             # Detectron2 takes --num-gpus 0 as one process, too.
             check_training(cfg, max(args.num_gpus * args.num_machines, 1))

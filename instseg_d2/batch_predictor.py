@@ -13,11 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from torch import nn
 
 from .batching import in_batches
-from .data.embedded import register_embedded_data
+from .data.embedded import drawing_metadata, register_embedded_data
 from .errors import ConfigError, DataError
 from .image_sources import Image, NamedImage, named_images
 from .modeling import build_inference_model
@@ -79,7 +78,8 @@ class BatchPredictor:
 
     Attributes:
         model: in eval mode, with ``MODEL.WEIGHTS``, made faster as ``MODEL.INFERENCE`` says.
-        metadata: of the first of ``DATASETS.TEST`` (class names for drawing), or None.
+        metadata: of the first of ``DATASETS.TEST``, else of ``DATASETS.TRAIN`` (class names for
+            drawing), or None.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class BatchPredictor:
         self._preprocess = ImagePreprocessor.from_config(cfg)
         register_embedded_data(cfg)
         self.model = build_inference_model(cfg)
-        self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else None
+        self.metadata = drawing_metadata(cfg)
         self._batch_size, self._num_workers, self._window = batch_size, num_workers, window
         self._open: weakref.WeakSet[Generator[Prediction, None, None]] = weakref.WeakSet()
 

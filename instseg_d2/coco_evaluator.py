@@ -188,8 +188,16 @@ class FastCOCOEvaluator(COCOEvaluator):
             if results:
                 outcome = self._evaluate_task(task, truth, results, areas, image_ids)
             self._results[task] = self._derive_coco_results(
-                outcome, task, class_names=self._metadata.get("thing_classes")
+                outcome, task, class_names=self._names_by_category()
             )
+
+    def _names_by_category(self) -> list[str] | None:
+        """The classes' names in the order of the figures: by category id."""
+        names: list[str] | None = self._metadata.get("thing_classes")
+        if names is None or self._category_ids is None:
+            return names
+        index_of = {category_id: index for index, category_id in self._category_ids.items()}
+        return [names[index_of[category_id]] for category_id in sorted(index_of)]
 
     def _evaluate_task(
         self,

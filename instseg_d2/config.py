@@ -24,6 +24,16 @@ def add_shared_config(cfg: CN) -> None:
     # The learning rate in each interval between SOLVER.STEPS, as a factor of BASE_LR, one more than
     # there are steps: (1.0, 0.5, 0.1). Empty: GAMMA times less after each step.
     cfg.SOLVER.STEP_FACTORS = ()
+    # The learning rate and schedule that this run's are compared with at its start, by the linear
+    # rule. IMS_PER_BATCH 0: the published recipe of the model; -1: none.
+    cfg.SOLVER.RECIPE = CN()
+    cfg.SOLVER.RECIPE.IMS_PER_BATCH = 0
+    # As the keys in SOLVER, for batches of so many; they count where IMS_PER_BATCH is above 0.
+    cfg.SOLVER.RECIPE.BASE_LR = 0.0
+    # 0: the recipe says nothing of the schedule.
+    cfg.SOLVER.RECIPE.MAX_ITER = 0
+    cfg.SOLVER.RECIPE.STEPS = ()
+    cfg.SOLVER.RECIPE.WARMUP_ITERS = 0
     # What mixed precision (AMP.ENABLED) computes in: "float16", "bfloat16", or "auto", which is
     # float16 on a GPU and bfloat16 on the CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"
@@ -72,6 +82,18 @@ def add_shared_config(cfg: CN) -> None:
     cfg.DATASETS.SHAPES.IMAGE_SIZE = 128
     cfg.DATASETS.SHAPES.SEED = 0
 
+    # Your own data: annotations in COCO's format and the folder that the file names in them are
+    # relative to. train_net.py has an option for each of the four (--train-json, ...), trains on
+    # them as the data set own_train, evaluates on own_val, and sets the number of classes.
+    cfg.DATASETS.OWN = CN()
+    cfg.DATASETS.OWN.TRAIN_JSON = ""
+    cfg.DATASETS.OWN.TRAIN_IMAGES = ""
+    cfg.DATASETS.OWN.VAL_JSON = ""
+    cfg.DATASETS.OWN.VAL_IMAGES = ""
+    # The classes' names by their number in the model. Empty: those of the training data, by rising
+    # category id; the config that a run saves has them.
+    cfg.DATASETS.OWN.CLASSES = ()
+
 
 def get_cfg() -> CN:
     """Detectron2's defaults and those of every model family."""
@@ -112,6 +134,11 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
             raise ConfigError(f"{path}: not a config: KEY: VALUE pairs are wanted") from error
         except (AssertionError, KeyError, ValueError) as error:
             raise _explain(error, str(path), cfg) from error
+    late = [word for word in overrides[::2] if word.startswith("--")]
+    if late:
+        raise ConfigError(
+            f"{late[0]} stands among the overrides: options come first, KEY VALUE ... at the end"
+        )
     if len(overrides) % 2:
         raise ConfigError(
             "overrides come in pairs, KEY VALUE KEY VALUE ...; got an odd number: "

@@ -5,13 +5,15 @@ at run time.
 """
 
 import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
+
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     from .weights.convert.namings import Naming
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 #: Importing one registers its modules with Detectron2; each has a constant ``FAMILY``.
 FAMILY_PACKAGES = ("sparseinst_d2", "sharpmask_d2")
+
+#: Of Detectron2's own architectures: the key of the number of classes.
+DETECTRON2_CLASSES_KEYS = {
+    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+}
 
 #: What the loader gives, a data set dict of Detectron2 unless the family builds its own loaders ->
 #: the dict that the model reads.
@@ -40,6 +48,9 @@ class ModelFamily:
             loaders pass over objects without a mask. They train on data sets with different classes
             at once; a key ``vocabulary`` (int) of the dicts then tells the category ids apart.
         max_instances_key: config key of the most instances in one image; None for no limit.
+        recipes: value of ``MODEL.META_ARCHITECTURE`` -> what the published models of it were
+            trained with.
+        batch_unit: what a batch is of, in the plural, for people.
         build_train_loader: for families whose batches are not of whole images; None: Detectron2's
             loader with the mapper.
         build_test_loader: likewise. It raises ``DataError`` for data that cannot be evaluated on;
@@ -57,6 +68,8 @@ class ModelFamily:
     build_mapper: Callable[[CfgNode, bool], DatasetMapper]
     classes_key: str | None = None
     max_instances_key: str | None = None
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    batch_unit: str = "images"
     build_train_loader: LoaderBuilder | None = None
     build_test_loader: LoaderBuilder | None = None
     build_evaluator: Callable[[CfgNode, str], DatasetEvaluator] | None = None
@@ -81,9 +94,23 @@ def family_of(cfg: CfgNode) -> ModelFamily | None:
     return None
 
 
+def classes_key_of(cfg: CfgNode) -> str | None:
+    """The config key of the model's number of classes; None if it is class-agnostic."""
+    family = family_of(cfg)
+    if family is None:
+        return DETECTRON2_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    return family.classes_key
+
+
 def config_value(cfg: CfgNode, key: str) -> Any:
     """The value at a dotted key: ``config_value(cfg, "SOLVER.BASE_LR")``."""
     node = cfg
     for part in key.split("."):
         node = node[part]
     return node
+
+
+def set_config_value(cfg: CfgNode, key: str, value: Any) -> None:
+    """Set the value at a dotted key, in place."""
+    node, _, name = key.rpartition(".")
+    (config_value(cfg, node) if node else cfg)[name] = value

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from .data.embedded import register_embedded_data
+from .data.embedded import drawing_metadata, register_embedded_data
 from .image_sources import named_images
 from .modeling import build_inference_model
 from .preprocessing import ImagePreprocessor
@@ -19,7 +18,8 @@ class Predictor:
 
     Attributes:
         model: in eval mode, with ``MODEL.WEIGHTS``, made faster as ``MODEL.INFERENCE`` says.
-        metadata: of the first of ``DATASETS.TEST`` (class names for drawing), or None.
+        metadata: of the first of ``DATASETS.TEST``, else of ``DATASETS.TRAIN`` (class names for
+            drawing), or None.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -34,7 +34,7 @@ class Predictor:
         """
         register_embedded_data(cfg)
         self.model = build_inference_model(cfg)
-        self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else None
+        self.metadata = drawing_metadata(cfg)
         self._preprocess = ImagePreprocessor.from_config(cfg)
 
     @torch.no_grad()

@@ -4,7 +4,10 @@ DeepMask (arXiv 1506.06204) predicts for a window the mask of the object centred
 likely there is one; SharpMask (arXiv 1603.08695) refines that mask.
 """
 
+from dataclasses import replace
+
 from instseg_d2.families import ModelFamily
+from instseg_d2.recipe import Recipe
 from instseg_d2.weights.convert.namings import Naming
 
 from . import backbones, fair_names, port_names, refinement
@@ -31,10 +34,16 @@ __all__ = [
     "add_sharpmask_config",
 ]
 
+# FAIR's schedules: epochs of 4000 steps.
+_DEEPMASK = Recipe(32, 0.001, max_iter=1_200_000, steps=(200_000, 480_000), optimizer="SGD")
+_SHARPMASK = replace(_DEEPMASK, steps=(200_000, 320_000))
+
 FAMILY = ModelFamily(
     meta_architectures=("DeepMask", "SharpMask"),
     add_config=add_sharpmask_config,
     build_mapper=build_mapper,
+    recipes={"DeepMask": _DEEPMASK, "SharpMask": _SHARPMASK},
+    batch_unit="patches",
     build_train_loader=build_train_loader,
     build_test_loader=build_test_loader,
     build_evaluator=build_evaluator,

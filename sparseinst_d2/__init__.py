@@ -2,6 +2,7 @@
 
 from instseg_d2.families import ModelFamily
 from instseg_d2.layers.deform_conv import replace_detectron2_deform_conv
+from instseg_d2.recipe import Recipe
 
 from . import backbones
 from .config import add_sparseinst_config
@@ -34,4 +35,14 @@ FAMILY = ModelFamily(
     build_mapper=build_mapper,
     classes_key="MODEL.SPARSE_INST.DECODER.NUM_CLASSES",
     max_instances_key="MODEL.SPARSE_INST.DECODER.NUM_MASKS",
+    recipes={
+        "SparseInst": Recipe(
+            ims_per_batch=64,
+            base_lr=5e-5,
+            max_iter=270_000,
+            steps=(210_000, 250_000),
+            warmup_iters=1000,
+            optimizer="ADAMW",
+        )
+    },
 )

@@ -156,7 +156,11 @@ def check_coco_json(json_file: str, purpose: Purpose) -> None:
             annotations that belong to images; ``"evaluation"`` can do without annotations, but
             wants ``area``, ``iscrowd`` and ``segmentation`` in each, crowds included.
     """
-    content = read_coco_json(json_file)
+    check_coco_content(read_coco_json(json_file), json_file, purpose)
+
+
+def check_coco_content(content: dict[str, Any], json_file: str, purpose: Purpose) -> None:
+    """As :func:`check_coco_json`, of what :func:`read_coco_json` returned."""
     needed = ["images", "categories"] + (["annotations"] if purpose == "training" else [])
     for key in needed:
         if not isinstance(content.get(key), list) or not content[key]:

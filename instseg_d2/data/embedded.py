@@ -1,15 +1,19 @@
-"""The embedded data sets as a config describes them."""
+"""The data sets that a config describes: the embedded ones, and the user's own."""
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
 
+from .own import register_own_names
 from .shapes import ShapesSpec
 from .shapes_dataset import register_shapes
 
 
 def register_embedded_data(cfg: CfgNode) -> None:
-    """Register ``shapes_train`` and ``shapes_val`` as ``DATASETS.SHAPES`` describes them.
+    """Register ``shapes_train`` and ``shapes_val`` as ``DATASETS.SHAPES`` describes them, and
+    ``own_train`` and ``own_val`` if ``DATASETS.OWN`` names files.
 
-    Nothing is drawn before the data is asked for.
+    Nothing is drawn or read before the data is asked for.
 
     Raises:
         ConfigError: a value is out of range.
@@ -23,3 +27,11 @@ def register_embedded_data(cfg: CfgNode) -> None:
             seed=node.SEED,
         )
     )
+    register_own_names(cfg)
+
+
+def drawing_metadata(cfg: CfgNode) -> Metadata | None:
+    """The metadata of the first of ``DATASETS.TEST``, else of ``DATASETS.TRAIN``, for drawing; None
+    if both are empty."""
+    names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
+    return MetadataCatalog.get(names[0]) if names else None

@@ -9,13 +9,14 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
 from ..data.embedded import register_embedded_data
+from ..data.own import register_own_data
 from ..families import FAMILY_PACKAGES, family_of
 from ..model_zoo import find_config_file
 from ..modeling import check_device
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config, check it and start Detectron2's logging.
+    """Read the config and the user's own data, if it names any, and start Detectron2's logging.
 
     Args:
         args: of :func:`detectron2.engine.default_argument_parser`.
@@ -25,6 +26,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         ConfigError: see :func:`instseg_d2.config.load_config`.
+        ConfigError, DataError: see :func:`instseg_d2.data.own.register_own_data`.
         DeviceError: see :func:`instseg_d2.modeling.check_device`.
     """
     cfg = load_config(args.config_file, args.opts)
@@ -32,6 +34,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     family = family_of(cfg)
     if family is not None and args.eval_only:
         family.prepare_eval_only(cfg)
+    own_data = register_own_data(cfg, for_training=not args.eval_only, keep=args.opts[::2])
     register_embedded_data(cfg)
     cfg.freeze()
     if args.config_file:  # Detectron2 logs the file; ours may have been given by name
@@ -40,4 +43,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     for name in ("instseg_d2", *FAMILY_PACKAGES):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     default_setup(cfg, args)
+    if own_data is not None:
+        own_data.log(cfg)
     return cfg

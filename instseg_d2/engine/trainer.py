@@ -27,17 +27,12 @@ from ..data.checks import Masks, load_checked_dataset, load_registered
 from ..data.proposal_checks import check_precomputed_proposals
 from ..errors import ConfigError, DataError
 from ..evaluation import build_evaluator, check_evaluator
-from ..families import config_value, family_of
+from ..families import classes_key_of, config_value, family_of
 from ..modeling import amp_dtype, build_model, check_training
 from ..solver import build_lr_scheduler, build_optimizer
 from .amp import MixedPrecisionTrainer
 from .progress import ProgressBar
-
-#: Of Detectron2's own architectures: the key of the number of classes.
-DETECTRON2_CLASSES_KEYS = {
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-}
+from .run_report import log_schedule
 
 
 class Trainer(DefaultTrainer):
@@ -122,11 +117,13 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         family = family_of(cfg)
         if family is None:
-            for name in cfg.DATASETS.TRAIN:
-                load_dataset(cfg, name, for_training=True)
+            log_schedule(
+                cfg, sum(len(load_dataset(cfg, n, for_training=True)) for n in cfg.DATASETS.TRAIN)
+            )
             check_proposal_files(cfg, "TRAIN")
             return super().build_train_loader(cfg)
         dicts = training_dicts(cfg)
+        log_schedule(cfg, len(dicts))
         if family.build_train_loader is not None:
             with _names_datasets(cfg.DATASETS.TRAIN):
                 return family.build_train_loader(cfg, dicts)
@@ -251,12 +248,10 @@ def load_dataset(cfg: CfgNode, name: str, *, for_training: bool) -> list[dict[st
     Raises:
         DataError: see :func:`instseg_d2.data.checks.load_checked_dataset`.
     """
-    family = family_of(cfg)
+    family, classes_key = family_of(cfg), classes_key_of(cfg)
     if family is None:
-        classes_key = DETECTRON2_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
         masks: Masks = "all" if cfg.MODEL.MASK_ON else "none"
     else:
-        classes_key = family.classes_key
         masks = "some" if classes_key is None else "all"
     instances_key = family.max_instances_key if family else None
     return load_checked_dataset(
