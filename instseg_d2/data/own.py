@@ -64,7 +64,9 @@ def own_splits(cfg: CfgNode) -> dict[str, OwnSplit]:
     """
     splits = {}
     for split in ("train", "val"):
-        paths = [cfg.DATASETS.OWN[f"{split.upper()}_{what}"] for what in ("JSON", "IMAGES")]
+        paths = [
+            getattr(cfg.DATASETS.OWN, f"{split.upper()}_{what}") for what in ("JSON", "IMAGES")
+        ]
         if not any(paths):
             continue
         found = OwnSplit(split, *(os.path.abspath(os.path.expanduser(path)) for path in paths))
@@ -294,6 +296,7 @@ def register_own_names(cfg: CfgNode) -> None:
     Raises:
         ConfigError: see :func:`own_splits`; or the name belongs to another data set.
     """
+    classes = list(cfg.DATASETS.OWN.CLASSES)
     for split in own_splits(cfg).values():
         name = split.name
         known = MetadataCatalog.get(name) if name in MetadataCatalog.list() else None
@@ -308,8 +311,8 @@ def register_own_names(cfg: CfgNode) -> None:
             image_root=split.image_root,
             evaluator_type="coco",
         )
-        if cfg.DATASETS.OWN.CLASSES:
-            metadata.thing_classes = list(cfg.DATASETS.OWN.CLASSES)
+        if classes:
+            metadata.thing_classes = classes
         MetadataCatalog[name] = metadata
         DatasetCatalog.pop(name, None)
         DatasetCatalog.register(name, partial(_load, metadata))

@@ -112,7 +112,7 @@ class OwnSummary:
         most, now = max(part.most for part in self.parts.values()), config_value(cfg, key)
         suggested = suggested_limit(most)
         if now == suggested:
-            return ""
+            return f"The most objects in one image are {most}: {key} {now} leaves some room."
         return (
             f"The most objects in one image are {most}, the model finds {now}. With some room:\n"
             f"  {key} {suggested}\n"

@@ -35,14 +35,14 @@ def log_schedule(cfg: CfgNode, num_images: int) -> None:
         else f"{passes:.4g} {unit} for each of {num_images} images"
     )
     logger.info(
-        "Training: %d %s a step%s, %d steps: %s. Learning rate %.4g, steps %s, %d of warm-up.",
+        "Training: %d %s a step%s, %d steps: %s. Learning rate %.4g, %s, %d steps of warm-up.",
         batch,
         unit,
         "" if batch == solver.IMS_PER_BATCH else f" (accumulated in {solver.IMS_PER_BATCH}s)",
         solver.MAX_ITER,
         seen,
         solver.BASE_LR,
-        tuple(solver.STEPS),
+        f"falling at {tuple(solver.STEPS)}" if solver.STEPS else solver.LR_SCHEDULER_NAME,
         solver.WARMUP_ITERS,
     )
     recipe = recipe_of(cfg)

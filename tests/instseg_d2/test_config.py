@@ -8,6 +8,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from instseg_d2.checkpoint import LoadOptions
 from instseg_d2.config import known_keys, load_config
 from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.engine.run_report import log_schedule
 from instseg_d2.errors import ConfigError
 from instseg_d2.families import config_value, model_families
 from instseg_d2.inference import InferenceOptions
@@ -84,6 +85,11 @@ def test_wrong_type_and_odd_overrides() -> None:
         load_config("", ["SOLVER.BASE_LR"])
 
 
+def test_an_option_among_the_overrides_is_named() -> None:
+    with pytest.raises(ConfigError, match="--train-json stands among the overrides"):
+        load_config("", ["SOLVER.MAX_ITER", "1", "--train-json", "a.json"])
+
+
 def reads_of(cfg: CfgNode, patch: pytest.MonkeyPatch) -> set[str]:
     """The keys that are read while everything that a config describes is built."""
     names = {id(cfg): ""}
@@ -108,11 +114,13 @@ def reads_of(cfg: CfgNode, patch: pytest.MonkeyPatch) -> set[str]:
     LoadOptions.from_config(cfg)
     InferenceOptions.from_config(cfg)
     register_embedded_data(cfg)
+    log_schedule(cfg, 1)
     return read
 
 
 def test_every_own_key_is_read(tiny_overrides: list[str]) -> None:
     """A key that nothing reads is a promise that nothing keeps."""
+    recipe = ["SOLVER.RECIPE.IMS_PER_BATCH", "2", "SOLVER.RECIPE.BASE_LR", "1.0"]
     own = set(known_keys(load_config())) - set(known_keys(get_detectron2_cfg()))
     unread = {key for key in own if not isinstance(config_value(load_config(), key), CfgNode)}
     for name in (
@@ -124,5 +132,5 @@ def test_every_own_key_is_read(tiny_overrides: list[str]) -> None:
         "sharpmask/fast_rcnn_vgg16_sharpmask",
     ):
         with pytest.MonkeyPatch.context() as patch:
-            unread -= reads_of(load_config(name, tiny_overrides), patch)
+            unread -= reads_of(load_config(name, [*tiny_overrides, *recipe]), patch)
     assert not unread
