@@ -53,6 +53,17 @@ def _cache_of_embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield
 
 
+@pytest.fixture
+def no_own_data_left() -> Iterator[None]:
+    """Afterwards Detectron2's catalogues have no ``own_train`` and ``own_val``."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog  # takes seconds
+
+    yield
+    for name in ("own_train", "own_val"):
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def tiny_overrides() -> list[str]:
     """Config overrides that make any model small enough for seconds of training on a CPU."""

@@ -4,45 +4,26 @@ import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from instseg_d2.config import load_config
 from instseg_d2.modeling import build_model
 from instseg_d2.predictor import Predictor
 from instseg_d2.weights.file import write_weights_file
 from tests.own_data import VAL_IDS, OwnFiles, write_own_data
+from tests.training_runs import AS_IN_TRAINING, FIND_SOMETHING, RESULTS, train_net
 
-RESULTS = Path("inference") / "coco_instances_results.json"
+pytestmark = pytest.mark.usefixtures("no_own_data_left")
+
 OPTIONS = [
     *("--train-json", "data/train.json", "--train-images", "data/images/train"),
     *("--val-json", "data/val.json", "--val-images", "data/images/val"),
 ]
-# An all but untrained model finds nothing at the usual thresholds.
-FIND_SOMETHING = [
-    *("MODEL.SPARSE_INST.CLS_THRESHOLD", "0.0"),
-    *("MODEL.SPARSE_INST.MASK_THRESHOLD", "0.01"),
-]
-# Else norms become part of the convolutions, which rounds differently.
-PLAIN = [
-    *("MODEL.INFERENCE.FOLD_NORMS", "False", "MODEL.INFERENCE.CHANNELS_LAST", "False"),
-]
 OF_THE_DATA = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.SPARSE_INST.DECODER.NUM_CLASSES")
-
-
-def train_net(repo: Path, cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(repo / "train_net.py"), *args],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +31,6 @@ def tiny(tiny_overrides: list[str]) -> list[str]:
     """A tiny model; what own data sets by itself is left to it."""
     pairs = zip(tiny_overrides[::2], tiny_overrides[1::2], strict=True)
     return [word for key, value in pairs if key not in OF_THE_DATA for word in (key, value)]
-
-
-@pytest.fixture(autouse=True)
-def _no_own_data_left() -> Iterator[None]:
-    yield
-    for name in ("own_train", "own_val"):
-        DatasetCatalog.pop(name, None)
-        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +74,7 @@ def test_the_saved_config_evaluates_from_anywhere(
     out = finetuned[0] / "out"
     done = train_net(
         repo, tmp_path, "--config-file", str(out / "config.yaml"), "--eval-only",
-        *PLAIN, "OUTPUT_DIR", "again", "MODEL.WEIGHTS", str(out / "model_final.pth"),
+        *AS_IN_TRAINING, "OUTPUT_DIR", "again", "MODEL.WEIGHTS", str(out / "model_final.pth"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads((folder / RESULTS).read_text()) for folder in (out, tmp_path / "again")]

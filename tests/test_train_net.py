@@ -12,26 +12,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from tests.training_runs import AS_IN_TRAINING, FIND_SOMETHING, RESULTS, train_net
+
 CONFIG = "sparseinst/sparse_inst_r50_giam"
-
-
-# An all but untrained model finds nothing at the usual thresholds.
-FIND_SOMETHING = [
-    *("MODEL.SPARSE_INST.CLS_THRESHOLD", "0.0"),
-    *("MODEL.SPARSE_INST.MASK_THRESHOLD", "0.01"),
-]
-RESULTS = Path("inference") / "coco_instances_results.json"
-
-
-def train_net(repo: Path, cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run ``train_net.py`` in the folder ``cwd``."""
-    return subprocess.run(
-        [sys.executable, str(repo / "train_net.py"), *args],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +58,7 @@ def test_eval_only_gives_the_results_of_the_training_run(
     done = train_net(
         repo, tmp_path, "--config-file", CONFIG, "--eval-only",
         *tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "again", "MODEL.WEIGHTS", weights,
-        # Else norms become part of the convolutions, which rounds differently.
-        "MODEL.INFERENCE.FOLD_NORMS", "False", "MODEL.INFERENCE.CHANNELS_LAST", "False",
+        *AS_IN_TRAINING,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     results = [

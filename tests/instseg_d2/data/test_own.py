@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from instseg_d2.engine import load_dataset
 from instseg_d2.errors import ConfigError, DataError
 from tests.own_data import TRAIN_IDS, OwnFiles, write_own_data
 
+pytestmark = pytest.mark.usefixtures("no_own_data_left")
+
 SPARSEINST = "sparseinst/sparse_inst_r50_giam"
 CLASSES_KEY = "MODEL.SPARSE_INST.DECODER.NUM_CLASSES"
 
@@ -31,14 +33,6 @@ CLASSES_KEY = "MODEL.SPARSE_INST.DECODER.NUM_CLASSES"
 @pytest.fixture
 def own(tmp_path: Path) -> OwnFiles:
     return write_own_data(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _no_own_data_left() -> Iterator[None]:
-    yield
-    for name in ("own_train", "own_val"):
-        DatasetCatalog.pop(name, None)
-        MetadataCatalog.pop(name, None)
 
 
 def config(own: OwnFiles, *overrides: str, name: str = SPARSEINST) -> CfgNode:
