@@ -20,7 +20,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
 from instseg_d2.config import load_config
-from instseg_d2.data.own import check_own_files
+from instseg_d2.data.own_files import check_own_files
 from instseg_d2.data.own_options import add_own_data_options, own_data_overrides
 from instseg_d2.engine import Trainer, check_test_datasets, setup
 from instseg_d2.engine.run_report import warn_of_untrained_parts

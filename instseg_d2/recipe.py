@@ -55,7 +55,8 @@ class Recipe:
 
 
 def effective_batch(cfg: CfgNode) -> int:
-    """What one step of the optimiser learns from, accumulated batches included."""
+    """What one step of the optimiser, as ``SOLVER.MAX_ITER`` counts them, learns from: accumulated
+    batches included."""
     return cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.get("ACCUMULATE_STEPS", 1)
 
 

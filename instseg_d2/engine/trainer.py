@@ -117,9 +117,11 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         family = family_of(cfg)
         if family is None:
-            log_schedule(
-                cfg, sum(len(load_dataset(cfg, n, for_training=True)) for n in cfg.DATASETS.TRAIN)
-            )
+            counts = [
+                len(_to_learn_from(cfg, load_dataset(cfg, name, for_training=True)))
+                for name in cfg.DATASETS.TRAIN
+            ]
+            log_schedule(cfg, sum(counts))
             check_proposal_files(cfg, "TRAIN")
             return super().build_train_loader(cfg)
         dicts = training_dicts(cfg)
@@ -171,8 +173,7 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     for part, classes in zip(parts, vocabularies, strict=True):
         extra = {"vocabulary": distinct.index(classes)} if len(distinct) > 1 else {}
         dicts += [{"annotations": [], **dataset_dict, **extra} for dataset_dict in part]
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        dicts = filter_images_with_only_crowd_annotations(dicts)
+    dicts = _to_learn_from(cfg, dicts)
     if not dicts:
         raise DataError(
             f"no image of {', '.join(names)} has an instance to learn from (crowds do not count)"
@@ -182,6 +183,13 @@ def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             own = [record for record in dicts if record.get("vocabulary", 0) == number]
             print_instances_class_histogram(own, classes)
     return dicts
+
+
+def _to_learn_from(cfg: CfgNode, dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without images that have no object, unless these are wanted."""
+    if not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return dicts
+    return filter_images_with_only_crowd_annotations(dicts)
 
 
 def _check_class_agnostic(cfg: CfgNode, vocabularies: list[list[str] | None]) -> None:

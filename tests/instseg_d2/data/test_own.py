@@ -19,7 +19,8 @@ from instseg_d2.coco_evaluator import FastCOCOEvaluator
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import check_class_count
 from instseg_d2.data.embedded import drawing_metadata, register_embedded_data
-from instseg_d2.data.own import OwnMetadata, check_own_files, register_own_data
+from instseg_d2.data.own import OwnMetadata, register_own_data
+from instseg_d2.data.own_files import check_own_files
 from instseg_d2.engine import load_dataset
 from instseg_d2.errors import ConfigError, DataError
 from tests.own_data import TRAIN_IDS, OwnFiles, write_own_data
@@ -219,6 +220,11 @@ def test_classes_of_another_run_are_named(own: OwnFiles) -> None:
         load_dataset(cfg, "own_train", for_training=True)
 
 
+def test_a_class_given_twice_is_refused(own: OwnFiles) -> None:
+    with pytest.raises(ConfigError, match="a name twice"):
+        register_own_data(config(own, "DATASETS.OWN.CLASSES", "('bolt', 'nut', 'nut', 'washer')"))
+
+
 def test_classes_can_be_given_in_another_order(own: OwnFiles) -> None:
     cfg = config(own, "DATASETS.OWN.CLASSES", "('washer', 'bolt', 'nut')")
     register_own_data(cfg)
@@ -317,6 +323,16 @@ def test_file_names_with_a_folder_too_many(own: OwnFiles) -> None:
         register_own_data(config(own))
     with pytest.raises(DataError, match=r"0\.png is there: its file_name must go without"):
         register_own_data(config(with_folder(own, own.train_images / "a")))
+
+
+def test_file_names_with_backslashes(own: OwnFiles) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["file_name"] = image["file_name"].replace("/", "\\")
+
+    edit(own.train_json, change)
+    with pytest.raises(DataError, match="set apart by /"):
+        register_own_data(config(own))
 
 
 @pytest.mark.parametrize(
