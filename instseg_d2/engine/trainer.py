@@ -38,6 +38,8 @@ from .run_report import log_schedule
 class Trainer(DefaultTrainer):
     """Trains and evaluates by a config; the data is checked before the first iteration."""
 
+    _num_images = 0  # of the training loader that was built last
+
     def __init__(self, cfg: CfgNode, progress_bar: bool = False) -> None:
         """
         Args:
@@ -54,6 +56,7 @@ class Trainer(DefaultTrainer):
             # Of the loop that Detectron2 makes for mixed precision, which is for CUDA alone.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler")
             super().__init__(cfg)
+        log_schedule(self.cfg, self._num_images)
         if cfg.SOLVER.AMP.ENABLED:
             self._trainer = MixedPrecisionTrainer(
                 self.model,
@@ -121,11 +124,11 @@ class Trainer(DefaultTrainer):
                 len(_to_learn_from(cfg, load_dataset(cfg, name, for_training=True)))
                 for name in cfg.DATASETS.TRAIN
             ]
-            log_schedule(cfg, sum(counts))
+            cls._num_images = sum(counts)
             check_proposal_files(cfg, "TRAIN")
             return super().build_train_loader(cfg)
         dicts = training_dicts(cfg)
-        log_schedule(cfg, len(dicts))
+        cls._num_images = len(dicts)
         if family.build_train_loader is not None:
             with _names_datasets(cfg.DATASETS.TRAIN):
                 return family.build_train_loader(cfg, dicts)
