@@ -126,6 +126,10 @@ class InstanceBranch(nn.Module):
         if self.fc is not None:
             weight_init.c2_xavier_fill(self.fc)
 
+    def activations(self, iam_logits: Tensor) -> Tensor:
+        """Logits of the activation maps (..., h*w) -> the weights of the pixels, from 0 to 1."""
+        return iam_logits.sigmoid()
+
     def pool(self, iam_logits: Tensor, feature: Tensor) -> Tensor:
         """Means of the feature over the image, weighted by the activation maps.
 
@@ -136,7 +140,7 @@ class InstanceBranch(nn.Module):
         Returns:
             (B, G*N, dim).
         """
-        prob = iam_logits.sigmoid()
+        prob = self.activations(iam_logits)
         # Dividing after the product is the same and touches fewer values, but before the division
         # the sums over pixels are more than float16 can hold.
         dtype = torch.promote_types(prob.dtype, torch.float32)
@@ -181,9 +185,13 @@ class SoftmaxInstanceBranch(InstanceBranch):
         # A softmax ignores a shift of all logits: this has no effect and stays for the checkpoints.
         self.softmax_bias = nn.Parameter(torch.ones(1))
 
+    def activations(self, iam_logits: Tensor) -> Tensor:
+        """As of :class:`InstanceBranch`; the weights of one map sum to 1."""
+        return (iam_logits + self.softmax_bias).softmax(dim=-1)
+
     def pool(self, iam_logits: Tensor, feature: Tensor) -> Tensor:
         """As of :class:`InstanceBranch`."""
-        weights = (iam_logits + self.softmax_bias).softmax(dim=-1)
+        weights = self.activations(iam_logits)
         return weights @ feature.transpose(1, 2).to(weights.dtype)
 
 

@@ -8,6 +8,7 @@ class scores of an image, :func:`finish` the mask logits of those that it select
 :func:`postprocess_image` is both, for who has all the masks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +101,7 @@ def finish(
     image_size: Size,
     output_size: Size,
     options: PostprocessOptions,
+    more: Mapping[str, Tensor] | None = None,
 ) -> Instances:
     """The instances of one image, in ascending order of prediction index.
 
@@ -111,11 +113,13 @@ def finish(
         image_size: size of the image in it, before padding.
         output_size: size that masks and boxes are wanted at.
         options: thresholds and limits.
+        more: further fields by name, (n, ...), of the selected predictions.
 
     Returns:
         ``Instances`` of ``output_size`` with ``pred_boxes`` (tight around the mask; XYXY absolute),
         ``scores`` (final, in 0..1), ``pred_classes`` int64 and ``pred_masks`` (n, H, W) bool, in
-        ascending order of the prediction index; all four are there when n is 0, too.
+        ascending order of the prediction index; all four are there when n is 0, too. After them
+        come the fields of ``more``.
     """
     probs, mask_scores = _probabilities(mask_logits, scale_factor, options.mask_threshold)
     scores = selected.scores * mask_scores
@@ -130,6 +134,8 @@ def finish(
     result.scores = scores[best]
     result.pred_classes = selected.classes[best]
     result.pred_masks = masks
+    for name, values in (more or {}).items():
+        result.set(name, values[best])
     return result
 
 

@@ -1,7 +1,7 @@
 """The SparseInst meta-architecture: images in, losses or instances out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -133,7 +133,11 @@ class SparseInst(nn.Module):
         return self.criterion(outputs, gt_instances, (height, width))
 
     def postprocess(
-        self, outputs: InstanceOutputs, batched_inputs: list[dict[str, Any]], images: ImageList
+        self,
+        outputs: InstanceOutputs,
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        more: Mapping[str, Tensor] | None = None,
     ) -> list[dict[str, Instances]]:
         """Instances and the masks of those that are kept, per image at the size asked for.
 
@@ -141,6 +145,7 @@ class SparseInst(nn.Module):
             outputs: of :meth:`network`.
             batched_inputs: see :meth:`forward`.
             images: see :meth:`preprocess`.
+            more: further fields of the instances by name, (B, N, ...).
 
         Returns:
             ``{"instances": Instances}`` per image.
@@ -164,6 +169,7 @@ class SparseInst(nn.Module):
                     int(inputs.get("width", image_size[1])),
                 ),
                 options=options,
+                more={name: values[index][selected.index] for name, values in (more or {}).items()},
             )
             results.append({"instances": instances})
         return results
