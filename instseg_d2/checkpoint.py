@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from instseg_d2.atomic_file import written_whole
+from instseg_d2.ema import WeightAverage
 from instseg_d2.errors import WeightsError
 from instseg_d2.weights.backbone_match import match_backbone, require_backbone
 from instseg_d2.weights.file import Checkpoint, StateDict, file_kind, read_weights_file
@@ -31,6 +32,9 @@ from instseg_d2.weights.values import check_values
 
 OF_THE_CONFIG = ("pixel_mean", "pixel_std")
 """Buffers that a file may lack: the config gives them."""
+
+EMA_KEY = "ema"
+"""Of a checkpoint: the weights that are being trained, where its ``model`` is their average."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class InstSegCheckpointer(DetectionCheckpointer):
         backbone: name of the submodule without whose weights a file is of no use.
         options: how strict :meth:`load` is.
         save_to_disk: False: :meth:`save` does nothing. Default: True in the main process.
+        ema: if given, checkpoints have the averaged weights as their ``model``, and the weights
+            that are being trained in their ``ema``; resuming sets both.
         checkpointables: objects with ``state_dict`` and ``load_state_dict`` that are saved along.
 
     Attributes:
@@ -81,11 +87,15 @@ class InstSegCheckpointer(DetectionCheckpointer):
         backbone: str = "backbone",
         options: LoadOptions = LoadOptions(),
         save_to_disk: bool | None = None,
+        ema: WeightAverage | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.backbone = backbone
         self.options = options
+        self.ema = ema
+        if ema is not None:
+            self.add_checkpointable(EMA_KEY, ema)
         self.report: LoadReport | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> Checkpoint:
@@ -108,6 +118,14 @@ class InstSegCheckpointer(DetectionCheckpointer):
             if path:
                 self._require_file(path)
             rest: Checkpoint = super().load(path, checkpointables=[])
+            if EMA_KEY in rest and self.ema is None and wanted:
+                raise WeightsError(
+                    "it was trained with MODEL.EMA.ENABLED, and cannot be resumed without. To "
+                    "start a new run from its averaged weights, give it as MODEL.WEIGHTS and a new "
+                    "OUTPUT_DIR."
+                )
+            if self.ema is not None:
+                self.ema.reset()
             for key in wanted:
                 if key in rest:
                     self._load_training_state(key, rest.pop(key))
@@ -155,14 +173,29 @@ class InstSegCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
+        data = {"model": self._weights()}
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
         data.update(kwargs)
+        self._write(name, data)
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Save weights alone to ``{name}.pth``, which is not what :meth:`resume_or_load` resumes.
+
+        Args:
+            name, kwargs: as of :meth:`save`.
+        """
+        if self.save_dir and self.save_to_disk:
+            self._write(name, {"model": self._weights(), **kwargs})
+
+    def _weights(self) -> StateDict:
+        return self.model.state_dict() if self.ema is None else self.ema.average()
+
+    def _write(self, name: str, data: dict[str, Any]) -> None:
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         with written_whole(path) as file:
             torch.save(data, file)
-        self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file :meth:`resume_or_load` is to resume from."""

@@ -38,6 +38,34 @@ def add_shared_config(cfg: CN) -> None:
     # float16 on a GPU and bfloat16 on the CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"
 
+    # So many batches of IMS_PER_BATCH images go into one step of the optimiser, as if they were one
+    # batch: for large batches in little memory. MAX_ITER, STEPS and all periods count steps. See
+    # instseg_d2/engine/accumulation.py for what is equal and what is not.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
+
+    # An exponential moving average of the weights. Where it is enabled, evaluations in the course
+    # of the training, its checkpoints and model_final.pth have the average; a checkpoint also has
+    # the weights that --resume goes on training.
+    cfg.MODEL.EMA = CN()
+    cfg.MODEL.EMA.ENABLED = False
+    # Share of the average that each step keeps; the first steps keep less. About 1 / (1 - DECAY)
+    # steps count: take a tenth of the training or less.
+    cfg.MODEL.EMA.DECAY = 0.9998
+
+    # The best checkpoint: after each evaluation (TEST.EVAL_PERIOD) the weights are saved as
+    # model_best.pth if this metric, such as "segm/AP", is better than before. "": none is kept. Of
+    # several test sets the name comes first: "shapes_val/segm/AP".
+    cfg.TEST.BEST = CN()
+    cfg.TEST.BEST.METRIC = ""
+    # "max": a greater value is better; "min": a smaller one.
+    cfg.TEST.BEST.MODE = "max"
+    # Early stopping: the training ends, as at MAX_ITER, after so many evaluations in a row that did
+    # not improve TEST.BEST.METRIC. 0: it does not.
+    cfg.TEST.EARLY_STOPPING = CN()
+    cfg.TEST.EARLY_STOPPING.PATIENCE = 0
+    # An improvement is more than this, in units of the metric (AP is in percent).
+    cfg.TEST.EARLY_STOPPING.MIN_DELTA = 0.0
+
     # Ours: keep the weights of convolutions in the layout that CPUs, and GPUs in half precision,
     # are fastest in. Results differ by rounding only.
     cfg.MODEL.CHANNELS_LAST = False

@@ -11,11 +11,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
+from detectron2.data.catalog import Metadata
 from detectron2.evaluation import DatasetEvaluator
+from torch import nn
 
 from .recipe import Recipe
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .weights.convert.namings import Naming
     from .weights.torch7_models import Torch7Converter
 
@@ -34,6 +38,13 @@ DatasetMapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 #: (cfg, checked data set dicts) -> batches.
 LoaderBuilder = Callable[[CfgNode, list[dict[str, Any]]], Iterable[list[dict[str, Any]]]]
+
+
+#: (model in eval mode, training batch, order of the images' channels, metadata with the classes'
+#: names) -> pictures by name, uint8 RGB (H, W, 3).
+BatchPictures = Callable[
+    [nn.Module, list[dict[str, Any]], str, Metadata | None], "dict[str, np.ndarray]"
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class ModelFamily:
         build_evaluator: (cfg, data set's name) -> evaluator; None: the one that fits the data set.
         reads_annotation_file: cfg -> whether that evaluator reads the data set's COCO annotation
             file, which is then checked before.
+        draw_batch: what TensorBoard shows every ``VIS_PERIOD`` iterations.
         prepare_eval_only: changes, in place, a config that is to be evaluated with and not trained.
         namings: of whole models in other software, for the conversion of checkpoints.
         from_torch7: converts whole models that Lua Torch7 saved.
@@ -74,6 +86,7 @@ class ModelFamily:
     build_test_loader: LoaderBuilder | None = None
     build_evaluator: Callable[[CfgNode, str], DatasetEvaluator] | None = None
     reads_annotation_file: Callable[[CfgNode], bool] = lambda cfg: True
+    draw_batch: BatchPictures | None = None
     prepare_eval_only: Callable[[CfgNode], None] = lambda cfg: None
     namings: tuple["Naming", ...] = ()
     from_torch7: "Torch7Converter | None" = None

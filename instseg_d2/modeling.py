@@ -63,13 +63,18 @@ def check_training(cfg: CfgNode, num_processes: int = 1) -> None:
     """See that the solver's settings fit the device and the number of processes.
 
     Raises:
-        ConfigError: mixed precision in a type that is unknown or that the CPU cannot do, or a batch
-            that the processes cannot share.
+        ConfigError: mixed precision in a type that is unknown or that the CPU cannot do, a batch
+            that the processes cannot share, or no batch at all in a step.
         DeviceError: mixed precision in a type that the GPU has no arithmetic for.
     """
     dtype = amp_dtype(cfg)
     if cfg.SOLVER.AMP.ENABLED:
         check_half_precision(dtype, cfg.MODEL.DEVICE, "SOLVER.AMP.DTYPE")
+    if cfg.SOLVER.ACCUMULATE_STEPS < 1:
+        raise ConfigError(
+            f"SOLVER.ACCUMULATE_STEPS is {cfg.SOLVER.ACCUMULATE_STEPS}; it is the number of "
+            "batches in one step of the optimiser, from 1"
+        )
     batch = cfg.SOLVER.IMS_PER_BATCH
     if batch % num_processes and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
         raise ConfigError(

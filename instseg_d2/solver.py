@@ -23,7 +23,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     ``OPTIMIZER`` "ADAMW" or "SGD" (any case); ``BACKBONE_MULTIPLIER`` scales the backbone's
     learning rate; ``CLIP_GRADIENTS`` with ``CLIP_TYPE`` "full_model" clips the norm of all
-    gradients together, "norm" and "value" are Detectron2's.
+    gradients together (by an attribute ``full_model_clipping``, a :class:`FullModelClipping`),
+    "norm" and "value" are Detectron2's.
 
     Raises:
         ConfigError: unknown ``OPTIMIZER`` or ``CLIP_TYPE``.
@@ -112,10 +113,27 @@ def _with_clipping(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.opti
             "known are full_model, norm and value"
         )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-    def clip_before_step(*_: Any) -> None:
-        nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
-
+    clipping = FullModelClipping(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
     # With AMP the scaler unscales the gradients before it calls step, so this sees true values.
-    optimizer.register_step_pre_hook(clip_before_step)
+    optimizer.register_step_pre_hook(clipping)
+    setattr(optimizer, "full_model_clipping", clipping)  # noqa: B010  (unknown to type checkers)
     return optimizer
+
+
+class FullModelClipping:
+    """Clips the norm of all gradients together, before a step of the optimiser.
+
+    Attributes:
+        last_norm: before the clipping, of the last step; None if there was none.
+    """
+
+    def __init__(
+        self, parameters: list[nn.Parameter], max_norm: float, norm_type: float = 2.0
+    ) -> None:
+        self._parameters = parameters
+        self._max_norm = max_norm
+        self._norm_type = norm_type
+        self.last_norm: torch.Tensor | None = None
+
+    def __call__(self, *_: Any) -> None:
+        self.last_norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm, self._norm_type)

@@ -23,6 +23,7 @@ from .evaluation import (
 from .patch_evaluation import PatchEvaluator
 from .proposal_evaluation import ProposalEvaluator
 from .sharpmask import SharpMask
+from .training_pictures import draw_batch
 
 __all__ = [
     "FAMILY",
@@ -47,6 +48,7 @@ FAMILY = ModelFamily(
     build_train_loader=build_train_loader,
     build_test_loader=build_test_loader,
     build_evaluator=build_evaluator,
+    draw_batch=draw_batch,
     reads_annotation_file=evaluates_proposals,
     prepare_eval_only=prepare_eval_only,
     from_torch7=fair_names.from_torch7,

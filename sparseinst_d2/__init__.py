@@ -12,6 +12,7 @@ from .decoder import BaseIAMDecoder, GroupIAMDecoder, GroupIAMSoftDecoder
 from .encoder import InstanceContextEncoder
 from .matcher import SparseInstMatcher
 from .sparseinst import SparseInst
+from .training_pictures import draw_batch
 
 __all__ = [
     "FAMILY",
@@ -35,6 +36,7 @@ FAMILY = ModelFamily(
     build_mapper=build_mapper,
     classes_key="MODEL.SPARSE_INST.DECODER.NUM_CLASSES",
     max_instances_key="MODEL.SPARSE_INST.DECODER.NUM_MASKS",
+    draw_batch=draw_batch,
     recipes={
         "SparseInst": Recipe(
             ims_per_batch=64,

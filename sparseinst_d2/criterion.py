@@ -9,6 +9,7 @@ from the paper: the pixel loss weighs 5, not 2.
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,6 +44,28 @@ def build_criterion(cfg: CfgNode) -> nn.Module:
     """The criterion that ``MODEL.SPARSE_INST.LOSS.NAME`` names."""
     name = cfg.MODEL.SPARSE_INST.LOSS.NAME
     return look_up(SPARSE_INST_CRITERION_REGISTRY, name, "MODEL.SPARSE_INST.LOSS.NAME")(cfg)
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What the losses are normalised by: of all images that one optimiser step sees.
+
+    Attributes:
+        counts: instances of each image of this process.
+        num_instances: their sum, its mean over all processes, at least 1.
+    """
+
+    counts: tuple[int, ...]
+    num_instances: float
+
+    @classmethod
+    def of(cls, counts: Sequence[int], device: torch.device) -> "StepTotals":
+        """To be called in all processes at once, on the device that they communicate by."""
+        return cls(tuple(counts), _mean_over_ranks(sum(counts), device))
+
+    def num_matches(self, num_predictions: int) -> int:
+        """How many pairs the matcher gives in all, with so many predictions an image."""
+        return sum(min(count, num_predictions) for count in self.counts)
 
 
 @SPARSE_INST_CRITERION_REGISTRY.register()
@@ -104,6 +127,7 @@ class SparseInstCriterion(nn.Module):
         gt_instances: list[Instances],
         padded_size: tuple[int, int],
         scale_factor: float = 1.0,
+        totals: StepTotals | None = None,
     ) -> dict[str, Tensor]:
         """
         Args:
@@ -115,6 +139,8 @@ class SparseInstCriterion(nn.Module):
             scale_factor: the mask logits are upsampled bilinearly by this before they are compared
                 with the targets. Logits that are still to be upsampled take far less memory: only
                 those that are matched are upsampled for the losses, a few at a time.
+            totals: of all images of the optimiser step, where these are a part of them; None: they
+                are all. The losses of the parts add up to those of all images in one batch.
 
         Returns:
             scalars ``loss_ce``, ``loss_mask``, ``loss_dice``, ``loss_objectness``, already weighted
@@ -132,12 +158,12 @@ class SparseInstCriterion(nn.Module):
                 outputs["pred_logits"], pred_masks, gt_classes, gt_masks.split(counts), scale_factor
             )
             pairs = _in_batch(matches, pred_masks.shape[1], counts, pred_masks.device)
-            num_instances = _mean_over_ranks(sum(counts), pred_masks.device)
+            totals = totals or StepTotals.of(counts, pred_masks.device)
             losses = {}
             if "labels" in self.items:
-                losses["loss_ce"] = self._class_loss(outputs, gt_classes, pairs, num_instances)
+                losses["loss_ce"] = self._class_loss(outputs, gt_classes, pairs, totals)
             if "masks" in self.items:
-                losses |= self._mask_losses(outputs, gt_masks, pairs, num_instances, scale_factor)
+                losses |= self._mask_losses(outputs, gt_masks, pairs, totals, scale_factor)
         if set(self.items) != set(LOSS_ITEMS):
             # Heads without a loss stay in the graph, which DistributedDataParallel needs.
             unused = sum(value.sum() for value in outputs.values()) * 0
@@ -149,7 +175,7 @@ class SparseInstCriterion(nn.Module):
         outputs: dict[str, Tensor],
         gt_classes: list[Tensor],
         pairs: Match,
-        num_instances: float,
+        totals: StepTotals,
     ) -> Tensor:
         pred_index, gt_index = pairs
         logits = outputs["pred_logits"].flatten(0, 1)
@@ -158,14 +184,14 @@ class SparseInstCriterion(nn.Module):
         loss = sigmoid_focal_loss(
             logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma, reduction="sum"
         )
-        return self.class_weight * loss / num_instances
+        return self.class_weight * loss / totals.num_instances
 
     def _mask_losses(
         self,
         outputs: dict[str, Tensor],
         gt_masks: Tensor,
         pairs: Match,
-        num_instances: float,
+        totals: StepTotals,
         scale_factor: float,
     ) -> dict[str, Tensor]:
         pred_index, gt_index = pairs
@@ -174,15 +200,18 @@ class SparseInstCriterion(nn.Module):
             # DistributedDataParallel needs.
             zero = outputs["pred_masks"].sum() * 0 + outputs["pred_scores"].sum() * 0
             return {"loss_mask": zero, "loss_dice": zero, "loss_objectness": zero}
+        num_matches = totals.num_matches(outputs["pred_masks"].shape[1])
         pred_masks = outputs["pred_masks"].flatten(0, 1).index_select(0, pred_index)
         pred_ious = outputs["pred_scores"].flatten().index_select(0, pred_index)
         cross_entropy, dice, ious = mask_losses(pred_masks, gt_masks, gt_index, scale_factor)
-        num_pixels = len(pred_index) * gt_masks[0].numel()
+        num_pixels = num_matches * gt_masks[0].numel()
+        # A mean over these matches, of which there may be more in the step.
         objectness = F.binary_cross_entropy_with_logits(pred_ious, ious)
+        share = len(pred_index) / num_matches
         return {
             "loss_mask": self.mask_pixel_weight * cross_entropy / num_pixels,
-            "loss_dice": self.mask_dice_weight * dice / num_instances,
-            "loss_objectness": self.objectness_weight * objectness,
+            "loss_dice": self.mask_dice_weight * dice / totals.num_instances,
+            "loss_objectness": self.objectness_weight * share * objectness,
         }
 
 

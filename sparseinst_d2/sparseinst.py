@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from instseg_d2.inference import StaticPart
 
-from .criterion import build_criterion
+from .criterion import StepTotals, build_criterion
 from .decoder import BaseIAMDecoder, InstanceOutputs, build_decoder, mask_logits
 from .encoder import build_encoder
 from .postprocess import PostprocessOptions, finish, select
@@ -86,13 +86,14 @@ class SparseInst(nn.Module):
         return self.pixel_mean.device
 
     def forward(
-        self, batched_inputs: list[dict[str, Any]]
+        self, batched_inputs: list[dict[str, Any]], step_totals: StepTotals | None = None
     ) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
         Args:
             batched_inputs: one dict an image: ``image`` (3, H, W) in ``INPUT.FORMAT``, 0..255;
                 ``instances`` for training, with ``gt_classes`` and ``gt_masks``; ``height`` and
                 ``width``, the size wanted for the output (default: that of ``image``).
+            step_totals: in training, of :meth:`step_totals` where the batch is a part of a step.
 
         Returns:
             training: the weighted losses. Inference: per image ``{"instances": Instances}``, see
@@ -101,8 +102,18 @@ class SparseInst(nn.Module):
         images = self.preprocess(batched_inputs)
         if self.training:
             outputs = self.decoder(self.encoder(self.backbone(images.tensor)))
-            return self._losses(outputs, batched_inputs, images)
+            return self._losses(outputs, batched_inputs, images, step_totals)
         return self.postprocess(self.network(images.tensor), batched_inputs, images)
+
+    def step_totals(self, batches: Sequence[list[dict[str, Any]]]) -> StepTotals:
+        """What the losses of each batch of one optimiser step are normalised by; see
+        :mod:`instseg_d2.engine.accumulation`.
+
+        Args:
+            batches: of this process, as :meth:`forward` takes them.
+        """
+        counts = [len(inputs["instances"]) for batch in batches for inputs in batch]
+        return StepTotals.of(counts, self.device)
 
     def network(self, images: Tensor) -> InstanceOutputs:
         """All of inference that depends on the images by their size alone: what to compile.
@@ -122,15 +133,21 @@ class SparseInst(nn.Module):
         return ImageList.from_tensors(images, self.size_divisibility)
 
     def _losses(
-        self, outputs: dict[str, Tensor], batched_inputs: list[dict[str, Any]], images: ImageList
+        self,
+        outputs: dict[str, Tensor],
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        totals: StepTotals | None,
     ) -> dict[str, Tensor]:
         if self.criterion is None:
             raise ValueError("this SparseInst was built without a criterion: it cannot be trained")
         gt_instances = [
-            _with_bitmasks(inputs["instances"]).to(self.device) for inputs in batched_inputs
+            with_bitmasks(inputs["instances"]).to(self.device) for inputs in batched_inputs
         ]
         height, width = images.tensor.shape[-2:]
-        return self.criterion(outputs, gt_instances, (height, width))
+        # A criterion of somebody else's need not know of totals until they are asked for.
+        more = {} if totals is None else {"totals": totals}
+        return self.criterion(outputs, gt_instances, (height, width), **more)
 
     def postprocess(
         self,
@@ -179,7 +196,7 @@ def _per_channel(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
 
-def _with_bitmasks(instances: Instances) -> Instances:
+def with_bitmasks(instances: Instances) -> Instances:
     """The same ground truth with ``gt_masks`` as bitmasks: other mappers may give polygons."""
     masks = instances.gt_masks
     if isinstance(masks, BitMasks):

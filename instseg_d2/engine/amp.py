@@ -34,9 +34,9 @@ class MixedPrecisionTrainer(SimpleTrainer):
         Args:
             model, data_loader, optimizer: as in ``SimpleTrainer``; the parameters stay float32.
             device_type: where the model is: "cuda", "cpu", ...
-            dtype: float16 or bfloat16, what autocast computes in.
+            dtype: float16 or bfloat16, what autocast computes in; float32 for no autocast.
             grad_scaler: None: a new one for float16, whose smallest gradients would become zero;
-                none for bfloat16, which has the range of float32.
+                none for the others, which have the range that is needed.
             gather_metric_period, zero_grad_before_forward, async_write_metrics: as in
                 ``SimpleTrainer``.
         """
@@ -72,18 +72,22 @@ class MixedPrecisionTrainer(SimpleTrainer):
         if not self.zero_grad_before_forward:
             self.optimizer.zero_grad()
         self._backward(cast(Tensor, sum(losses.values())))
-        self.after_backward()
+        self._finish_step(losses, data_time)
 
+    def _finish_step(self, losses: dict[str, Tensor], data_time: float) -> None:
+        """All that comes after the backward pass."""
+        self.after_backward()
         if self.async_write_metrics:
             self.concurrent_executor.submit(self._write_metrics, losses, data_time, iter=self.iter)
         else:
             self._write_metrics(losses, data_time)
         self._update()
 
-    def _forward(self, data: Any) -> dict[str, Tensor]:
+    def _forward(self, data: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The losses by name; a model that gives one tensor gives ``total_loss``."""
-        with torch.autocast(self.device_type, dtype=self.dtype):
-            losses = self.model(data)
+        is_mixed = self.dtype != torch.float32
+        with torch.autocast(self.device_type, dtype=self.dtype, enabled=is_mixed):
+            losses = self.model(data, **kwargs)
         return {"total_loss": losses} if isinstance(losses, Tensor) else losses
 
     def _backward(self, loss: Tensor) -> None:

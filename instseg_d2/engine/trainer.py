@@ -1,5 +1,6 @@
 """Detectron2's ``DefaultTrainer`` for the model families of this project."""
 
+import logging
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from detectron2.data.build import (
     print_instances_class_histogram,
 )
 from detectron2.data.catalog import MetadataCatalog
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
@@ -25,20 +26,31 @@ from torch import nn
 from ..checkpoint import InstSegCheckpointer, LoadOptions
 from ..data.checks import Masks, load_checked_dataset, load_registered
 from ..data.proposal_checks import check_precomputed_proposals
+from ..ema import WeightAverage
 from ..errors import ConfigError, DataError
 from ..evaluation import build_evaluator, check_evaluator
 from ..families import classes_key_of, config_value, family_of
 from ..modeling import amp_dtype, build_model, check_training
 from ..solver import build_lr_scheduler, build_optimizer
+from .accumulation import AccumulatingTrainer, SplitBatches
 from .amp import MixedPrecisionTrainer
+from .averaging import AverageWeights, check_averaging
+from .gradient_norm import GradientNorm
+from .pictures import DrawBatches
 from .progress import ProgressBar
 from .run_report import log_schedule
+from .selection import EndableLoop, EndAtMaxIter, EvalAfterStep, Selection, check_selection
+
+logger = logging.getLogger(__name__)
 
 
-class Trainer(DefaultTrainer):
+class Trainer(DefaultTrainer, EndableLoop):
     """Trains and evaluates by a config; the data is checked before the first iteration."""
 
     _num_images = 0  # of the training loader that was built last
+    max_iter: int
+    checkpointer: InstSegCheckpointer
+    _gradient_norm: GradientNorm
 
     def __init__(self, cfg: CfgNode, progress_bar: bool = False) -> None:
         """
@@ -51,33 +63,95 @@ class Trainer(DefaultTrainer):
         """
         self._progress_bar = progress_bar
         check_training(cfg, comm.get_world_size())
+        check_averaging(cfg)
+        check_selection(cfg)
         check_test_datasets(cfg)
         with warnings.catch_warnings():
             # Of the loop that Detectron2 makes for mixed precision, which is for CUDA alone.
             warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler")
             super().__init__(cfg)
         log_schedule(self.cfg, self._num_images)
-        if cfg.SOLVER.AMP.ENABLED:
-            self._trainer = MixedPrecisionTrainer(
-                self.model,
-                self.data_loader,
-                self.optimizer,
-                device_type=torch.device(cfg.MODEL.DEVICE).type,
-                dtype=amp_dtype(cfg),
-            )
+        self._trainer = self._build_loop()
+        # After DefaultTrainer has registered it with this trainer: it reads the one it has last.
+        self._trainer.register_hooks([self._gradient_norm])
+
+    def _build_loop(self) -> SimpleTrainer:
+        """What takes the steps; DefaultTrainer's own where nothing else is asked for."""
+        num_batches, is_mixed = self.cfg.SOLVER.ACCUMULATE_STEPS, self.cfg.SOLVER.AMP.ENABLED
+        if num_batches == 1 and not is_mixed:
+            return self._trainer
+        args = (self.model, self.data_loader, self.optimizer)
+        kwargs: dict[str, Any] = {
+            "device_type": torch.device(self.cfg.MODEL.DEVICE).type,
+            "dtype": amp_dtype(self.cfg) if is_mixed else torch.float32,
+        }
+        if num_batches == 1:
+            return MixedPrecisionTrainer(*args, **kwargs)
+        return AccumulatingTrainer(*args, num_batches=num_batches, **kwargs)
 
     def build_hooks(self) -> list[HookBase | None]:
+        cfg = self.cfg
         # DefaultTrainer has just made its own checkpointer and is about to hand it to the hooks.
+        model = self.checkpointer.model
+        self._ema = WeightAverage(model, cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
         self.checkpointer = InstSegCheckpointer(
             self.model,
-            self.cfg.OUTPUT_DIR,
-            options=LoadOptions.from_config(self.cfg),
+            cfg.OUTPUT_DIR,
+            options=LoadOptions.from_config(cfg),
+            ema=self._ema,
             trainer=weakref.proxy(self),
         )
-        hooks = super().build_hooks()
+        self._gradient_norm = GradientNorm()
+        self._selection: Selection | None = None
+        first: list[HookBase] = [self._gradient_norm]
         if self._progress_bar:
-            hooks.insert(0, ProgressBar())  # closes before the evaluation prints
-        return hooks
+            first.insert(0, ProgressBar())  # closes before the evaluation prints
+        if self._ema is not None:
+            first.append(AverageWeights(self._ema))  # before the weights are saved or evaluated
+        return [*first, *self._with_evaluation(super().build_hooks())]
+
+    def _with_evaluation(self, defaults: list[HookBase | None]) -> list[HookBase | None]:
+        """DefaultTrainer's hooks, with our evaluation in the place of theirs."""
+        cfg, this = self.cfg, weakref.proxy(self)
+        place = next(i for i, hook in enumerate(defaults) if isinstance(hook, hooks.EvalHook))
+        family = family_of(cfg)
+        if cfg.VIS_PERIOD > 0 and family is not None and family.draw_batch is not None:
+            model = self.checkpointer.model
+            defaults.insert(place, DrawBatches(cfg, model, family.draw_batch, self._ema))
+            place += 1
+        if not cfg.TEST.BEST.METRIC:
+            defaults[place] = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: this.evaluate())
+            return defaults
+        periodic = [hook for hook in defaults if isinstance(hook, hooks.PeriodicCheckpointer)]
+        self._selection = Selection(
+            cfg, self.checkpointer, periodic[0] if periodic else None, lambda: this.test_results
+        )
+        evaluation = EvalAfterStep(cfg.TEST.EVAL_PERIOD, lambda: this.evaluate())
+        defaults[place : place + 1] = [evaluation, self._selection]
+        return [*defaults, EndAtMaxIter()]
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate on ``DATASETS.TEST``: the averaged weights where there is an average."""
+        if self._ema is None:
+            self._last_eval_results = self.test(self.cfg, self.model)
+        else:
+            logger.info("Evaluating the moving average of the weights (MODEL.EMA).")
+            with self._ema.applied():
+                self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def train(self) -> Any:  # type: ignore[override]  # DefaultTrainer has the same
+        """Run the training; see :class:`DefaultTrainer`.
+
+        One that early stopping has ended, and that is resumed, is only evaluated.
+        """
+        if self._selection is not None and self._selection.is_over:
+            logger.warning(
+                "Early stopping had ended this training. To go on, raise "
+                "TEST.EARLY_STOPPING.PATIENCE."
+            )
+            self.max_iter = min(self.max_iter, self.start_iter)
+        return super().train()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint of ``OUTPUT_DIR`` or ``MODEL.WEIGHTS``.
@@ -118,6 +192,17 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """Batches of ``SOLVER.IMS_PER_BATCH`` images over all processes."""
+        parts = cfg.SOLVER.ACCUMULATE_STEPS
+        if parts == 1:
+            return cls._build_train_loader(cfg)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.IMS_PER_BATCH *= parts
+        return SplitBatches(cls._build_train_loader(cfg), parts)
+
+    @classmethod
+    def _build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         family = family_of(cfg)
         if family is None:
             counts = [

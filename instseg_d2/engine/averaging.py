@@ -1,0 +1,36 @@
+"""Keeps the moving average of the weights in the course of a training."""
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+
+from ..ema import WeightAverage
+from ..errors import ConfigError
+
+
+def check_averaging(cfg: CfgNode) -> None:
+    """See that ``MODEL.EMA`` goes together with the rest of the config.
+
+    Raises:
+        ConfigError: precise statistics of batch norms would be those of other weights.
+    """
+    if cfg.MODEL.EMA.ENABLED and cfg.TEST.PRECISE_BN.ENABLED:
+        raise ConfigError(
+            "MODEL.EMA.ENABLED and TEST.PRECISE_BN.ENABLED are both set: precise statistics would "
+            "be of the weights that are being trained, and not of their average; set one to False"
+        )
+
+
+class AverageWeights(HookBase):
+    """Takes the weights into their average after each step, and writes its decay, ``ema_decay``.
+
+    That scalar tells evaluations of averaged weights from others.
+    """
+
+    def __init__(self, ema: WeightAverage) -> None:
+        self._ema = ema
+
+    def after_step(self) -> None:
+        self.trainer.storage.put_scalar(
+            "ema_decay", self._ema.current_decay(), smoothing_hint=False
+        )
+        self._ema.update()
