@@ -39,8 +39,7 @@ class WeightAverage:
         Raises:
             ConfigError: another decay.
         """
-        if not 0 <= decay < 1:
-            raise ConfigError(f"MODEL.EMA.DECAY is {decay}; from 0 to below 1 is wanted")
+        check_decay(decay)
         self._model = model
         self._decay = decay
         self.reset()
@@ -107,3 +106,9 @@ class WeightAverage:
         # In place: the optimiser, and the processes' exchange of gradients, hold these tensors.
         for name, value in self._model.state_dict().items():
             value.copy_(state[name])
+
+
+def check_decay(decay: float) -> None:
+    """Raise ``ConfigError`` if no average can have this decay."""
+    if not 0 <= decay < 1:
+        raise ConfigError(f"MODEL.EMA.DECAY is {decay}; from 0 to below 1 is wanted")

@@ -57,7 +57,7 @@ class Recipe:
 def effective_batch(cfg: CfgNode) -> int:
     """What one step of the optimiser, as ``SOLVER.MAX_ITER`` counts them, learns from: accumulated
     batches included."""
-    return cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.get("ACCUMULATE_STEPS", 1)
+    return cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
 
 
 def config_recipe(cfg: CfgNode) -> Recipe | None:

@@ -3,7 +3,7 @@
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
-from ..ema import WeightAverage
+from ..ema import WeightAverage, check_decay
 from ..errors import ConfigError
 
 
@@ -11,8 +11,10 @@ def check_averaging(cfg: CfgNode) -> None:
     """See that ``MODEL.EMA`` goes together with the rest of the config.
 
     Raises:
-        ConfigError: precise statistics of batch norms would be those of other weights.
+        ConfigError: an impossible decay, or precise statistics of batch norms, which would be
+            those of other weights.
     """
+    check_decay(cfg.MODEL.EMA.DECAY)
     if cfg.MODEL.EMA.ENABLED and cfg.TEST.PRECISE_BN.ENABLED:
         raise ConfigError(
             "MODEL.EMA.ENABLED and TEST.PRECISE_BN.ENABLED are both set: precise statistics would "

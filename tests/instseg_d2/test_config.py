@@ -8,7 +8,9 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from instseg_d2.checkpoint import LoadOptions
 from instseg_d2.config import known_keys, load_config
 from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.engine.averaging import check_averaging
 from instseg_d2.engine.run_report import log_schedule
+from instseg_d2.engine.selection import check_selection
 from instseg_d2.errors import ConfigError
 from instseg_d2.families import config_value, model_families
 from instseg_d2.inference import InferenceOptions
@@ -107,6 +109,8 @@ def reads_of(cfg: CfgNode, patch: pytest.MonkeyPatch) -> set[str]:
 
     patch.setattr(CfgNode, "__getattr__", recorded)
     check_training(cfg)
+    check_averaging(cfg)
+    check_selection(cfg)
     build_lr_scheduler(cfg, build_optimizer(cfg, build_model(cfg)))
     for family in model_families():
         family.build_mapper(cfg, True)
