@@ -1,14 +1,19 @@
 """Several batches in one step, on small models: loops, clipping and loss scaling."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
 from instseg_d2.config import load_config
+from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.engine import Trainer
 from instseg_d2.engine.accumulation import AccumulatingTrainer, SplitBatches
 from instseg_d2.engine.amp import MixedPrecisionTrainer
 from instseg_d2.errors import ConfigError
@@ -149,3 +154,36 @@ def test_a_step_of_no_batch_is_refused() -> None:
     overrides = ["MODEL.DEVICE", "cpu", "SOLVER.ACCUMULATE_STEPS", "0"]
     with pytest.raises(ConfigError, match=r"SOLVER\.ACCUMULATE_STEPS is 0"):
         check_training(load_config("", overrides))
+
+
+# -------------------------------------------------------------------------------------- the trainer
+
+
+def tiny_config(overrides: list[str], *more: str) -> CfgNode:
+    cfg = load_config("sparseinst/sparse_inst_r50_giam", [*overrides, *more])
+    register_embedded_data(cfg)
+    return cfg
+
+
+def test_a_training_sees_the_images_that_a_large_batch_has(tiny_overrides: list[str]) -> None:
+    """Grouped by their aspect ratio, and augmented, alike."""
+    seen = []
+    for settings in (["SOLVER.IMS_PER_BATCH", "4"], ["SOLVER.ACCUMULATE_STEPS", "2"]):
+        np.random.seed(0)
+        batches = iter(Trainer.build_train_loader(tiny_config(tiny_overrides, *settings)))
+        batch = [next(batches) for _ in range(4 if "4" in settings else 8)]
+        seen.append([image for images in batch for image in images])
+    assert [one["file_name"] for one in seen[0]] == [one["file_name"] for one in seen[1]]
+    for large, small in zip(*seen, strict=True):
+        assert torch.equal(large["image"], small["image"])
+
+
+def test_without_accumulation_the_loop_is_that_of_detectron2(
+    tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    loops = {}
+    for steps in ("1", "2"):
+        cfg = tiny_config(tiny_overrides, "SOLVER.ACCUMULATE_STEPS", steps)
+        cfg.OUTPUT_DIR = str(tmp_path)
+        loops[steps] = type(Trainer(cfg)._trainer)
+    assert loops == {"1": SimpleTrainer, "2": AccumulatingTrainer}
