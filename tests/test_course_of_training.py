@@ -1,7 +1,5 @@
 """What a user sees of a training: one run with everything on, then the same resumed."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from instseg_d2.config import load_config
 from instseg_d2.modeling import build_model, build_trained_model
+from tests.training_runs import FIND_SOMETHING, train_net
 
 CONFIG = "sparseinst/sparse_inst_r50_giam"
 SETTINGS = {
@@ -24,25 +23,23 @@ SETTINGS = {
     "TEST.EARLY_STOPPING.MIN_DELTA": 1000.0,
     "VIS_PERIOD": 3,
     "OUTPUT_DIR": "out",
-    # An all but untrained model finds nothing at the usual thresholds.
-    "MODEL.SPARSE_INST.CLS_THRESHOLD": 0.0,
-    "MODEL.SPARSE_INST.MASK_THRESHOLD": 0.01,
 }
 
 
 def train(repo: Path, folder: Path, *args: str) -> str:
     """What the program printed."""
-    done = subprocess.run(
-        [sys.executable, str(repo / "train_net.py"), "--config-file", CONFIG, *args],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = train_net(repo, folder, "--config-file", CONFIG, *args)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def overrides(tiny_overrides: list[str]) -> list[str]:
-    return [*tiny_overrides, *(str(part) for pair in SETTINGS.items() for part in pair)]
+    return [
+        *tiny_overrides,
+        *FIND_SOMETHING,
+        *(str(part) for pair in SETTINGS.items() for part in pair),
+    ]
 
 
 @pytest.fixture(scope="module")

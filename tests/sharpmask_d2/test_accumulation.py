@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
 
-from instseg_d2.engine.accumulation import AccumulatingTrainer, SplitBatches
+from tests.accumulated_steps import train_in_parts
 from tests.sharpmask_d2.small_networks import patches, small_model
 
 #: The second batch of each step has no mask, or nothing but masks.
@@ -23,15 +22,7 @@ def test_parameters_are_those_of_one_large_batch(architecture: str, frozen: bool
         data = [patches(model, kinds) for kinds in STEPS]
         parameters = [one for one in model.parameters() if one.requires_grad]
         optimizer = torch.optim.SGD(parameters, 1e-3)
-        if parts == 1:
-            trainer = SimpleTrainer(model, data, optimizer)
-        else:
-            trainer = AccumulatingTrainer(
-                model, SplitBatches(data, parts), optimizer,
-                device_type="cpu", dtype=torch.float32, num_batches=parts,
-            )  # fmt: skip
-        trainer.train(0, len(STEPS))
-        states.append(model.state_dict())
+        states.append(train_in_parts(model, data, optimizer, parts))
     assert any(not torch.allclose(states[0][name], start[name]) for name in start)
     for state in states[1:]:
         # The losses themselves are computed in float32.

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
 from detectron2.structures import BitMasks, Instances
 
 from instseg_d2.config import load_config
-from instseg_d2.engine.accumulation import AccumulatingTrainer, SplitBatches
 from instseg_d2.modeling import build_model
 from instseg_d2.solver import build_optimizer
+from tests.accumulated_steps import train_in_parts
 
 #: Instances of the four images of each of three steps. In the second the first half has none; in
 #: the third no image has; 12 instances are more than the model has maps for.
@@ -35,17 +34,7 @@ def trained(overrides: list[str], dtype: torch.dtype, parts: int, *more: str) ->
     torch.manual_seed(0)
     cfg = load_config("sparseinst/sparse_inst_r50_giam", [*overrides, *more])
     model = build_model(cfg).to(dtype)
-    optimizer = build_optimizer(cfg, model)
-    data = batches(dtype)
-    if parts == 1:
-        trainer = SimpleTrainer(model, data, optimizer)
-    else:
-        trainer = AccumulatingTrainer(
-            model, SplitBatches(data, parts), optimizer,
-            device_type="cpu", dtype=torch.float32, num_batches=parts,
-        )  # fmt: skip
-    trainer.train(0, len(COUNTS))
-    return model.state_dict()
+    return train_in_parts(model, batches(dtype), build_optimizer(cfg, model), parts)
 
 
 CLIPPED = [
