@@ -33,7 +33,8 @@ SPARSE_INST_CRITERION_REGISTRY.__doc__ = """
 Criteria, named by ``MODEL.SPARSE_INST.LOSS.NAME``.
 
 Called as ``criterion(cfg)``; the module maps (decoder outputs, ground truth, padded input size,
-scale factor) to a dict of weighted losses, see :meth:`SparseInstCriterion.forward`.
+scale factor) to a dict of weighted losses, see :meth:`SparseInstCriterion.forward`. With
+``SOLVER.ACCUMULATE_STEPS`` above 1 it is also given ``totals``.
 """
 
 LOSS_ITEMS = ("labels", "masks")
