@@ -23,8 +23,8 @@ from PIL import Image
 from .atomic_file import written_whole
 from .html_assets import SCRIPT, STYLE
 
-Content = str | Markup
-"""A ``str`` is escaped where it goes into a page, ``Markup`` is not."""
+Content = str
+"""A plain ``str`` is escaped where it goes into a page; ``Markup``, a kind of ``str``, is not."""
 
 EMPTY = Markup("")
 
