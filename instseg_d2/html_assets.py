@@ -48,7 +48,7 @@ nav a {
 }
 nav a:hover { background: var(--panel); }
 .tiles {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 0.75rem;
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)); gap: 0.75rem;
   margin: 1rem 0; padding: 0;
 }
 .tile { padding: 0.8rem 1rem; background: var(--panel); border-radius: 0.6rem; }
@@ -63,11 +63,19 @@ nav a:hover { background: var(--panel); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: 0.4rem; }
 th, td { padding: 0.3rem 0.75rem; text-align: left; border-bottom: 1px solid var(--line); }
+td, tbody th { vertical-align: top; }
 th { font-size: 0.85rem; vertical-align: bottom; }
-tbody th { font-size: 0.95rem; font-weight: 500; }
+tbody th { font-size: inherit; font-weight: 500; }
+thead tr > :first-child, tbody th { position: sticky; left: 0; background: var(--paper); }
+caption span {
+  position: sticky; left: 0; display: inline-block; max-width: min(46rem, 100vw - 2rem);
+}
 td.number, th.number { text-align: right; white-space: nowrap; }
-td.bar { background: linear-gradient(to right, var(--bar) var(--part), transparent var(--part)); }
-tbody tr:hover { background: var(--panel); }
+td.bar {
+  min-width: 5.5rem;
+  background: linear-gradient(to right, var(--bar) var(--part), transparent var(--part));
+}
+tbody tr:hover, tbody tr:hover th { background: var(--panel); }
 th button {
   all: unset; cursor: pointer; font: inherit; border-bottom: 1px dotted var(--soft);
 }
@@ -123,7 +131,7 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
   header { padding-top: 1.25rem; }
   h1 { font-size: 1.5rem; }
   th, td { padding: 0.3rem 0.5rem; }
-  .tiles { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: 0.5rem; }
+  .tiles { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 0.5rem; }
   .tile { padding: 0.6rem 0.75rem; }
   .tile dd { font-size: 1.35rem; }
 }

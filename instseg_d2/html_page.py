@@ -263,7 +263,7 @@ def table(
         lines.append(Markup("<tr>{}{}</tr>").format(first, join(map(_data, row[1:]))))
     return scrolling(
         Markup(
-            "<table{}><caption>{}</caption>\n<thead><tr>{}</tr></thead>\n"
+            "<table{}><caption><span>{}</span></caption>\n<thead><tr>{}</tr></thead>\n"
             "<tbody>\n{}\n</tbody></table>"
         ).format(Markup(' class="sortable"') if sortable else EMPTY, caption, heads,
                  join(lines, "\n")),

@@ -95,7 +95,7 @@ def bar_chart(
             ).format(centre - 0.36 * room, top, 0.72 * room, HEIGHT - BOTTOM - top)
         )
         if room > 24:
-            parts.append(_text(centre, top - 4, _written(bar.value, y_axis), "middle"))
+            parts.append(_text(centre, top - 4, f"{bar.value:.1f}", "middle"))
     return _chart(title, join(parts), Markup(""), caption)
 
 

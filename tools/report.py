@@ -64,8 +64,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="that detections need for errors, confusions and pictures (default: 0.3)",
     )  # fmt: skip
     parser.add_argument(
-        "--pictures", type=whole, default=8, metavar="N",
-        help="of the best images, and of the worst (default: 8)",
+        "--pictures", type=whole, default=6, metavar="N",
+        help="of the best images, and of the worst (default: 6)",
     )  # fmt: skip
     parser.add_argument(
         "--no-boundary", action="store_true", help="leave out boundary AP, which takes longest"

@@ -40,7 +40,7 @@ class ReportOptions:
     """
 
     min_score: float = 0.3
-    num_pictures: int = 8
+    num_pictures: int = 6
     boundary: bool = True
     command: str = ""
 

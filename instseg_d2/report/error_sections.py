@@ -103,8 +103,8 @@ def _matrix(findings: Findings) -> Markup:
         caption += f"; the {MATRIX_CLASSES} classes that are confused most"
     return scrolling(
         Markup(
-            '<table class="matrix"><caption>{}</caption><thead><tr><td></td>{}</tr></thead>'
-            "<tbody>{}</tbody></table>"
+            '<table class="matrix"><caption><span>{}</span></caption>'
+            "<thead><tr><td></td>{}</tr></thead><tbody>{}</tbody></table>"
         ).format(caption, heads, join(lines, "\n")),
         "Confusion matrix",
     )

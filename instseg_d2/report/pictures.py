@@ -39,6 +39,10 @@ MAX_DRAWN = 60
 """Masks in one picture; more could not be told apart."""
 
 
+MAX_NAMED = 6
+"""Wrong detections and missed objects in a caption."""
+
+
 @dataclass
 class Drawn:
     """Figures for a page, and why others are not there."""
@@ -129,10 +133,17 @@ def draw_outcome(image: ImageMatches, truth: Truth, min_score: float) -> Markup:
     drawing = draw_coloured(pixels, masks, boxes, labels, [COLOURS[kind] for kind in kinds])
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in COLOURS)
     name = str(entry.get("file_name", image.image_id))
-    caption = Markup("<strong>{}</strong><br>quality {:.2f}: {}").format(
-        name, image.quality(min_score), counts
+    caption = Markup("<strong>{}</strong><br>quality {:.2f}: {}{}").format(
+        name, image.quality(min_score), counts, _wrong_ones(kinds, labels)
     )
     return picture(drawing, f"{name}: {counts}", caption, max_side=MAX_SIDE)
+
+
+def _wrong_ones(kinds: Sequence[str], labels: Sequence[str]) -> str:
+    """In words, since labels that would cover others are not drawn."""
+    wrong = [label for kind, label in zip(kinds, labels, strict=True) if kind != "found"]
+    more = f", and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
+    return f" ({', '.join(wrong[:MAX_NAMED])}{more})" if wrong else ""
 
 
 def _outcomes(

@@ -18,7 +18,7 @@ IOUS = np.linspace(0.5, 0.95, 10)
 
 RECALLS = np.linspace(0, 1, 101)
 
-TASK_NAMES: dict[Task, str] = {"segm": "Masks", "bbox": "Boxes", "boundary": "Boundaries"}
+TASK_NAMES: dict[Task, str] = {"segm": "Mask", "bbox": "Box", "boundary": "Boundary"}
 
 
 class Precision:
@@ -101,7 +101,7 @@ def evaluate(
     coco = CocoTruth(truth.content)
     figures = {}
     for task in tasks:
-        progress(f"Evaluating {TASK_NAMES[task].lower()}")
+        progress(f"{TASK_NAMES[task]} AP")
         try:
             figures[task] = Precision(coco.figures(results.entries, task))
         except DependencyError as error:

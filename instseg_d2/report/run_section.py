@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -12,7 +11,6 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..html_page import (
-    Cell,
     Section,
     charts,
     folded,
@@ -29,7 +27,6 @@ from .run_folder import RunTime, config_changes, thinned
 from .score_sections import Findings, Row
 
 PACKAGES = ("torch", "torchvision", "detectron2", "faster-coco-eval", "pycocotools", "numpy")
-
 
 
 def data_section(findings: Findings) -> Section:

@@ -95,8 +95,8 @@ def summary_section(findings: Findings) -> Section:
     time = findings.run_time
     if time is not None:
         seconds = time.total if time.network is None else time.network
-        what = "all of an image" if time.network is None else "the model, an image"
-        items.append(Tile("Run time", f"{1000 * seconds:.0f} ms", what))
+        what = "all" if time.network is None else "the model"
+        items.append(Tile("Run time", f"{1000 * seconds:.0f} ms", f"{what}, per iteration"))
     items += [
         Tile("Images", f"{len(findings.truth.images):,}"),
         Tile("Objects", f"{int(findings.statistics.objects.sum()):,}"),
@@ -165,20 +165,24 @@ def class_section(findings: Findings) -> Section:
     """A row for each class."""
     names = list(findings.truth.names.values())
     counts = findings.statistics
-    columns = ["Class", "Objects", "Images", "Detections"]
     main = findings.main
+    others = [task for task, figures in findings.figures.items() if figures is not main]
+    columns = ["Class"]
     if main is not None:
         columns += ["AP", "AP50", "AP75"]
-    others = [task for task, figures in findings.figures.items() if figures is not main]
     columns += [f"{TASK_NAMES[task]} AP" for task in others]
+    columns += ["Objects", "Images", "Detections"]
     rows = []
     for index, name in enumerate(names):
-        row: list[Cell | str] = [name, number(int(counts.objects[index]), 0)]
-        row += [number(int(counts.images[index]), 0), number(int(counts.detections[index]), 0)]
+        row: list[Cell | str] = [name]
         if main is not None:
             row.append(number(main.of_class(index), most=100))
             row += [number(main.of_class(index, iou)) for iou in (0, 5)]
         row += [number(findings.figures[task].of_class(index)) for task in others]
+        row += [
+            number(int(values[index]), 0)
+            for values in (counts.objects, counts.images, counts.detections)
+        ]
         rows.append(row)
     caption = (
         f"AP of {findings.main_name}. Detections are those with a score of at least "
@@ -240,7 +244,7 @@ def score_section(findings: Findings) -> Section:
     )  # fmt: skip
     rows: list[Row] = [
         [
-            f"{i / NUM_BINS:.1f} to {(i + 1) / NUM_BINS:.1f}",
+            f"{i / NUM_BINS:.1f}–{(i + 1) / NUM_BINS:.1f}",
             number(int(calibration.counts[i]), 0, most=int(calibration.counts.max())),
             number(calibration.scores[i], 3),
             number(calibration.precisions[i], 3),
