@@ -84,15 +84,17 @@ class Ranking:
 
     def draw(self, truth: Truth) -> tuple[Drawn, Drawn]:
         """The best and the worst images, best and worst first; no image is in both."""
+        best, worst = (
+            [entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3])]
+            for ranked in (self._best, self._worst)
+        )
         half = self._count // 2
-        limits = min(self._limit, self._count - half), min(self._limit, half)
-        orders = []
-        for ranked in (self._best, self._worst):
-            ranked.sort(key=lambda entry: entry[:3])
-            orders.append([entry[3] for entry in ranked])
+        # Of images of equal quality the same ones may be first in both orders.
+        lower = {image.image_id for image in worst[:half]}
+        upper = [image for image in best if image.image_id not in lower]
         return (
-            _draw(orders[0], truth, limits[0], self._min_score),
-            _draw(orders[1], truth, limits[1], self._min_score),
+            _draw(upper, truth, self._limit, self._min_score),
+            _draw(worst[:half], truth, self._limit, self._min_score),
         )
 
 
