@@ -87,7 +87,9 @@ th[aria-sort="descending"] button::after { content: " \\2193"; color: var(--acce
   padding: 0.25rem 0.45rem; text-align: center; border: 1px solid var(--line);
 }
 .matrix tbody th { text-align: right; white-space: nowrap; }
-.matrix thead th { font-weight: 500; }
+.matrix thead th { font-weight: 500; white-space: nowrap; }
+.matrix thead th span { writing-mode: vertical-rl; transform: rotate(180deg); }
+.matrix td { min-width: 2.2rem; }
 .matrix td {
   background: color-mix(in srgb, var(--shade, var(--s0)) calc(var(--part, 0) * 55%), transparent);
 }

@@ -80,7 +80,7 @@ def _matrix(findings: Findings) -> Markup:
         findings.statistics.confusion, list(findings.truth.names.values()), MATRIX_CLASSES
     )
     heads = join(
-        Markup('<th scope="col" title="{}">{}</th>').format(name, _short(name))
+        Markup('<th scope="col" title="{}"><span>{}</span></th>').format(name, _short(name))
         for name in [*names, "missed"]
     )
     lines = []

@@ -244,7 +244,7 @@ def score_section(findings: Findings) -> Section:
     )  # fmt: skip
     rows: list[Row] = [
         [
-            f"{i / NUM_BINS:.1f}–{(i + 1) / NUM_BINS:.1f}",
+            f"{i / NUM_BINS:.1f}\u2060–\u2060{(i + 1) / NUM_BINS:.1f}",
             number(int(calibration.counts[i]), 0, most=int(calibration.counts.max())),
             number(calibration.scores[i], 3),
             number(calibration.precisions[i], 3),
