@@ -11,6 +11,7 @@ from typing import Any
 
 import pycocotools.mask as mask_util
 
+from ..data.coco_json import read_json
 from ..data.rle_batch import rles_problem
 from ..errors import DataError
 from ..rle_masks import segmentation_rle
@@ -87,14 +88,7 @@ def _read(path: str) -> list[Entry]:
             f"{path} does not exist. An evaluation (train_net.py --eval-only) writes "
             "coco_instances_results.json into OUTPUT_DIR/inference."
         )
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            entries = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON ({error}). It may be damaged or copied only in part: "
-            "fetch or write it again."
-        ) from error
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise DataError(
             f"{path} is no file of results: its top level is a {type(entries).__name__}, expected "

@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
 from ..data.checks import load_registered
-from ..data.coco_json import check_coco_json, read_coco_json
+from ..data.coco_json import check_coco_content, read_coco_json
 from ..errors import DataError
 
 Entry = dict[str, Any]
@@ -109,7 +109,7 @@ def file_truth(path: str, image_root: str | None, *, name: str | None = None) ->
     masked = isinstance(annotations, list) and all(
         isinstance(entry, dict) and entry.get("segmentation") for entry in annotations
     )
-    check_coco_json(path, "evaluation" if masked else "loading")
+    check_coco_content(content, path, "evaluation" if masked else "loading")
     if not isinstance(annotations, list):
         raise DataError(
             f"{path} has no list 'annotations', so results cannot be compared with it. The "
