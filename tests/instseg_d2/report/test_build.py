@@ -1,5 +1,6 @@
 """Whole reports in the cases where something is missing, odd or hostile."""
 
+import base64
 import copy
 import json
 import re
@@ -14,6 +15,8 @@ from instseg_d2.coco_metrics import PYCOCOTOOLS
 from instseg_d2.errors import DataError
 from instseg_d2.report.build import ReportOptions, build_report
 from instseg_d2.report.error_sections import shown_matrix
+from instseg_d2.report.matching import match_images
+from instseg_d2.report.pictures import COLOURS, draw_outcome
 from instseg_d2.report.results import read_results
 from instseg_d2.report.run_folder import find_run, read_run_time, read_training, thinned
 from instseg_d2.report.truth import file_truth, registered_truth
@@ -60,10 +63,6 @@ def test_everything_is_there(folder: Path) -> None:
 
 
 def test_pictures_show_outcomes_in_their_colours(folder: Path) -> None:
-    # Drawn by itself, to look at the pixels.
-    from instseg_d2.report.matching import match_images
-    from instseg_d2.report.pictures import COLOURS, draw_outcome
-
     truth = file_truth(str(folder / "annotations.json"), str(folder))
     results = read_results(str(folder / "results.json"), truth)
     image = next(iter(match_images(truth, results)))
@@ -77,8 +76,6 @@ def test_pictures_show_outcomes_in_their_colours(folder: Path) -> None:
 
 
 def decoded(html: str) -> np.ndarray:
-    import base64
-
     found = re.search(r"base64,([^\"]+)", html)
     assert found is not None
     data = np.frombuffer(base64.b64decode(found.group(1)), np.uint8)
