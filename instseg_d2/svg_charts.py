@@ -146,7 +146,7 @@ def _curve(curve: Curve, x_axis: Axis, y_axis: Axis, index: int) -> Markup:
     colour = f"var(--s{index % NUM_COLOURS})"
     xs, ys = np.asarray(curve.xs, float), np.asarray(curve.ys, float)
     finite = np.isfinite(xs) & np.isfinite(ys)
-    ys = ys.clip(y_axis.low, y_axis.high)
+    xs, ys = xs.clip(x_axis.low, x_axis.high), ys.clip(y_axis.low, y_axis.high)
     points = [(_x(x, x_axis), _y(y, y_axis)) for x, y in zip(xs[finite], ys[finite], strict=True)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     parts = [Markup('<polyline class="curve" style="stroke:{}" points="{}"/>').format(colour, path)]

@@ -131,7 +131,10 @@ def _entry_problem(entry: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _check_images(path: str, entries: list[Entry], truth: Truth) -> None:
@@ -200,6 +203,11 @@ def _remarks(entries: list[Entry], known: list[Entry], truth: Truth) -> list[str
         remarks.append(
             f"{repeated} results occur more than once, with the same image, class, score and "
             "place. Only one of each can count as true; was the file put together from parts?"
+        )
+    if not all(0 <= entry["score"] <= 1 for entry in known):
+        remarks.append(
+            "Some scores are not from 0 to 1, so they are no probabilities: what is said of their "
+            "calibration means nothing."
         )
     classes = {entry["category_id"] for entry in known}
     if len(classes) == 1 and len(truth.names) > 1:

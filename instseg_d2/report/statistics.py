@@ -148,7 +148,7 @@ def calibrate(scores: np.ndarray, true: np.ndarray) -> Calibration:
         scores: (D,).
         true: (D,) bool.
     """
-    places = np.clip((scores * NUM_BINS).astype(int), 0, NUM_BINS - 1)
+    places = np.clip(scores * NUM_BINS, 0, NUM_BINS - 1).astype(int)
     counts = np.bincount(places, minlength=NUM_BINS)
 
     def means(values: np.ndarray) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.chromium import console_lines, open_page
 from tests.report_cases import jittered_results, square_case
+from tests.training_runs import FIND_SOMETHING, train_net
 from tools.report import main
 
 
@@ -71,17 +72,17 @@ def test_mistakes_end_in_one_line(folder: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.slow
 def test_after_an_evaluation(repo: Path, tmp_path: Path, tiny_overrides: list[str]) -> None:
-    def run(program: str, *args: str) -> str:
-        done = subprocess.run(
-            [sys.executable, str(repo / program), *args],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    config = ("--config-file", "quickstart/sparseinst_shapes")
-    run("train_net.py", *config, *tiny_overrides, "OUTPUT_DIR", "out")
-    assert "Wrote out/report.html" in run("tools/report.py", "--run", "out")
+    done = train_net(
+        repo, tmp_path, "--config-file", "quickstart/sparseinst_shapes",
+        *tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, str(repo / "tools" / "report.py"), "--run", "out"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Wrote out/report.html" in done.stdout
     page = tmp_path / "out" / "report.html"
     text = page.read_text(encoding="utf-8")
     assert "SparseInst on shapes_val" in text

@@ -228,3 +228,12 @@ def test_run_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         find_run(tmp_path / "absent")
     assert find_run(tmp_path).results is None
+
+
+def test_scores_that_are_no_probabilities(folder: Path) -> None:
+    content, results = square_case()
+    results[0]["score"], results[1]["score"] = 1e300, -1e300
+    write(folder, content, results)
+    text = report(folder)
+    assert "not from 0 to 1" in text
+    assert "e+" not in "".join(re.findall(r'points="([^"]*)"', text))

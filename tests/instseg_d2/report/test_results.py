@@ -51,6 +51,7 @@ def test_good_results(tmp_path: Path) -> None:
         (changed(image_id=[1]), "neither a number nor a text"),
         (changed(score=float("nan")), "the score nan"),
         (changed(score="high"), "the score 'high'"),
+        (changed(score=10**400), "no finite number"),
         (changed(bbox=[1, 2, 3]), "expected [x, y, width, height]"),
         (changed(bbox=[1, 2, 3, float("inf")]), "expected [x, y, width, height]"),
         (changed(segmentation=None), "some results have a segmentation"),
@@ -84,6 +85,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ([], "found nothing"),
         (changed(category_id=5), "1 results have a category id that the data set does not have"),
         (changed() + changed()[:2], "2 results occur more than once"),
+        (changed(score=-3e300), "not from 0 to 1"),
         (changed()[:2], "All results are of one class, cat"),
     ],
 )
