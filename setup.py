@@ -38,6 +38,8 @@ INSTALL_REQUIRES = [
     # The backbones beside Detectron2's.
     "timm>=1.0.20",
     "safetensors>=0.4",
+    # Escapes what goes into HTML pages.
+    "markupsafe>=2.0",
     # fvcore crops polygons with it.
     "shapely>=2.0",
     # What Detectron2 requires. Its upper bound on iopath and its formatter (black) are left out:

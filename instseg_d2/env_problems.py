@@ -32,6 +32,7 @@ REQUIRED = {
     "termcolor": "termcolor",
     "cloudpickle": "cloudpickle",
     "tqdm": "tqdm",
+    "markupsafe": "markupsafe",
     "shapely": "shapely",
     "safetensors": "safetensors.torch",
     "timm": "timm",

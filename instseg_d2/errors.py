@@ -29,6 +29,10 @@ class DeviceError(UserError):
     """A device that was asked for and is not there."""
 
 
+class DependencyError(UserError):
+    """A package that is not installed and was asked for."""
+
+
 def user_message(error: UserError) -> str:
     """The message alone: a data loader's worker wraps it into its traceback."""
     text = str(error)

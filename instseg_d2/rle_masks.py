@@ -87,5 +87,18 @@ def mask_areas(rles: Sequence[RLE]) -> list[int]:
     return [int(mask_util.area(rle)) for rle in rles]
 
 
+def segmentation_rle(segmentation: Any, height: int, width: int) -> RLE:
+    """A segmentation as COCO's annotations have it (polygons or a run-length code of either kind)
+    as one compressed run-length code, for an image of this size in pixels."""
+    if isinstance(segmentation, list):
+        polygons = [np.asarray(polygon, float).reshape(-1).tolist() for polygon in segmentation]
+        merged: RLE = mask_util.merge(mask_util.frPyObjects(polygons, height, width))
+        return merged
+    if isinstance(segmentation["counts"], list):
+        code: RLE = mask_util.frPyObjects(segmentation, height, width)
+        return code
+    return segmentation
+
+
 def _on_cpu(item: Any) -> Any:
     return item.cpu() if isinstance(item, Tensor) else item

@@ -35,16 +35,9 @@ def plot_training_curves(metrics_json: str, out_png: str) -> None:
     Raises:
         DataError: the file is absent or has no losses.
     """
-    entries = _read_metrics(metrics_json)
-    keys = sorted({key for entry in entries for key in entry})
-    losses = {
-        key: _series(entries, key) for key in keys if key == "total_loss" or key.startswith("loss_")
-    }
+    losses, precisions = losses_and_precisions(metrics_json)
     if not losses:
         raise DataError(f"{metrics_json} has no losses yet, so there is nothing to plot.")
-    precisions = {
-        key: _series(entries, key) for key in keys if key == "segm/AP" or key.endswith("/segm/AP")
-    }
     panels = 2 if precisions else 1
     figure = Figure(figsize=(6.4 * panels, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -53,6 +46,22 @@ def plot_training_curves(metrics_json: str, out_png: str) -> None:
     if precisions:
         _plot_precisions(axes[1], precisions)
     figure.savefig(out_png)
+
+
+def losses_and_precisions(metrics_json: str) -> tuple[dict[str, Series], dict[str, Series]]:
+    """Losses, and AP of masks on validation data, by their names in Detectron2's ``metrics.json``.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    entries = _read_metrics(metrics_json)
+    keys = sorted({key for entry in entries for key in entry})
+    losses = [key for key in keys if key == "total_loss" or key.startswith("loss_")]
+    precisions = [key for key in keys if key == "segm/AP" or key.endswith("/segm/AP")]
+    return (
+        {key: _series(entries, key) for key in losses},
+        {key: _series(entries, key) for key in precisions},
+    )
 
 
 def _read_metrics(path: str) -> list[dict[str, Any]]:

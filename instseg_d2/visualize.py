@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+from .rle_masks import segmentation_rle
+
 MIN_DRAWN_SIDE = 320
 """Images with a shorter short side (pixels) are enlarged, so that labels stay readable."""
 
@@ -36,11 +38,13 @@ Colour = tuple[float, float, float]
 
 @dataclass
 class _Drawable:
-    """N instances in pixels of the image: boxes (N, 4) XYXY; masks (N, H, W) bool or None."""
+    """N instances in pixels of the image: boxes (N, 4) XYXY; masks (N, H, W) bool or None; colours
+    or None for different ones."""
 
     boxes: np.ndarray
     masks: np.ndarray | None
     labels: list[str]
+    colours: list[Colour] | None = None
 
 
 def draw_instances(
@@ -74,6 +78,37 @@ def draw_instances(
         drawable = _from_predictions(instances, names, min_score)
     else:
         drawable = _from_annotations(instances, names, height, width)
+    return _draw_readably(image, drawable)
+
+
+def draw_coloured(
+    image: np.ndarray,
+    masks: np.ndarray | None,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    colours: Sequence[Colour],
+) -> np.ndarray:
+    """Draw masks, or boxes where there are none, in given colours, with labels.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        masks: (N, H, W) bool, or None for boxes.
+        boxes: (N, 4) XYXY in pixels.
+        labels: N texts.
+        colours: N.
+
+    Returns:
+        as :func:`draw_instances`.
+
+    Raises:
+        ValueError: masks of another size.
+    """
+    return _draw_readably(image, _Drawable(boxes, masks, list(labels), list(colours)))
+
+
+def _draw_readably(image: np.ndarray, drawable: _Drawable) -> np.ndarray:
+    """Draw on a small image after enlarging it."""
+    height, width = image.shape[:2]
     if drawable.masks is not None and drawable.masks.shape[1:] != (height, width):
         raise ValueError(f"masks {drawable.masks.shape[1:]} on an image {(height, width)}")
     factor = math.ceil(MIN_DRAWN_SIDE / min(height, width))
@@ -85,7 +120,7 @@ def draw_instances(
 
 def _draw(image: np.ndarray, drawable: _Drawable) -> np.ndarray:
     """Fill and outline the masks (holes stay open) or outline the boxes, then label them."""
-    colours = [_colour(index) for index in range(len(drawable.labels))]
+    colours = drawable.colours or [_colour(index) for index in range(len(drawable.labels))]
     order = np.argsort(-_areas(drawable), kind="stable")  # small ones on top of large ones
     picture = image.copy()
     thickness = max(1, round(min(image.shape[:2]) / 300))
@@ -211,12 +246,7 @@ def _decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Polygons, a run-length code or a mask -> (H, W), true inside."""
     if isinstance(segmentation, np.ndarray):
         return segmentation > 0
-    if isinstance(segmentation, list):
-        polygons = [np.asarray(polygon, float).reshape(-1).tolist() for polygon in segmentation]
-        segmentation = mask_util.merge(mask_util.frPyObjects(polygons, height, width))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = mask_util.frPyObjects(segmentation, height, width)
-    mask: np.ndarray = mask_util.decode(segmentation) > 0
+    mask: np.ndarray = mask_util.decode(segmentation_rle(segmentation, height, width)) > 0
     return mask
 
 
@@ -233,7 +263,7 @@ def _enlarged(drawable: _Drawable, factor: int) -> _Drawable:
     masks = drawable.masks
     if masks is not None:
         masks = masks.repeat(factor, axis=1).repeat(factor, axis=2)
-    return _Drawable(drawable.boxes * factor, masks, drawable.labels)
+    return _Drawable(drawable.boxes * factor, masks, drawable.labels, drawable.colours)
 
 
 # -------------------------------------------------------------------------------------- grids

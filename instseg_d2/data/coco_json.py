@@ -121,20 +121,29 @@ def rle_problem(rle: dict[str, Any], height: int | None, width: int | None) -> s
     return None
 
 
+def read_json(path: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: it is absent or not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} cannot be read as JSON ({error}). It may be damaged or copied only in part: "
+            "fetch or write it again."
+        ) from error
+
+
 def read_coco_json(json_file: str) -> dict[str, Any]:
     """Read a COCO annotation file.
 
     Raises:
         DataError: not a JSON file, or not one whose top level is an object.
     """
-    try:
-        with open(json_file, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{json_file} cannot be read as JSON ({error}). It may be damaged or copied only in "
-            "part: fetch or write it again."
-        ) from error
+    content = read_json(json_file)
     if not isinstance(content, dict):
         raise DataError(
             f"{json_file} is not a COCO annotation file: its top level is a "

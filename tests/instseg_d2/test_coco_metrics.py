@@ -22,7 +22,7 @@ from instseg_d2.coco_metrics import (
     Task,
     default_backend,
 )
-from instseg_d2.errors import DataError
+from instseg_d2.errors import DataError, DependencyError
 from tests.coco_cases import RICH, Case, pycocotools_evaluation, random_case
 
 TASKS: tuple[Task, ...] = ("bbox", "segm")
@@ -275,3 +275,96 @@ def test_pycocotools_steps_in_with_one_warning(
     assert [figure.stats[0] for figure in figures] == pytest.approx([1, 1])
     (record,) = caplog.records
     assert "pip install faster-coco-eval" in record.message
+
+
+# ------------------------------------------------------------------------------------ boundary AP
+
+
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask near its edge, by the definition in section 3 of arXiv 2103.16562: a
+    square around the pixel, as far as the distance, is not all inside the mask."""
+    distance = max(1, round(0.02 * float(np.hypot(*mask.shape))))
+    padded = np.pad(mask, distance)
+    side = 2 * distance + 1
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side))
+    return mask & ~windows.all(axis=(2, 3))
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    return (first & second).sum() / (first | second).sum()
+
+
+def one_object_case(truth: np.ndarray, found: np.ndarray) -> Case:
+    def entry(mask: np.ndarray, **more: Any) -> dict[str, Any]:
+        rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+        box = mask_util.toBbox(rle).tolist()
+        code = {"size": rle["size"], "counts": rle["counts"].decode()}
+        return {"image_id": 5, "category_id": 2, "segmentation": code, "bbox": box, **more}
+
+    height, width = truth.shape
+    dataset = {
+        "images": [{"id": 5, "height": height, "width": width}],
+        "categories": [{"id": 2, "name": "c"}],
+        "annotations": [entry(truth, id=1, area=int(truth.sum()), iscrowd=0)],
+    }
+    return dataset, [entry(found, score=0.5)]
+
+
+def rectangle(size: tuple[int, int], top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("size", "truth", "found"),
+    [
+        ((100, 100), (20, 20, 60, 60), (20, 20, 60, 60)),
+        ((100, 100), (20, 20, 60, 60), (20, 21, 60, 61)),
+        ((100, 100), (20, 20, 60, 60), (20, 22, 61, 62)),
+        ((100, 100), (20, 20, 90, 90), (21, 21, 89, 90)),
+        ((100, 100), (0, 0, 100, 70), (0, 0, 100, 72)),  # the image's border is an edge too
+        ((300, 400), (50, 50, 250, 350), (53, 53, 250, 350)),
+        ((20, 20), (2, 2, 18, 18), (2, 2, 17, 18)),  # the distance is less than a pixel
+        ((100, 100), (20, 20, 24, 60), (20, 20, 24, 53)),  # all is boundary
+    ],
+)
+def test_boundary_ap_is_that_of_the_paper(
+    size: tuple[int, int], truth: tuple[int, ...], found: tuple[int, ...]
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    first, second = rectangle(size, *truth), rectangle(size, *found)
+    lower = min(overlap(first, second), overlap(boundary(first), boundary(second)))
+    thresholds = np.linspace(0.5, 0.95, 10)
+    assert np.abs(thresholds - lower).min() > 1e-6  # no rounding decides
+    dataset, results = one_object_case(first, second)
+    figures = CocoTruth(dataset).figures(results, "boundary")
+    assert figures.stats[0] == pytest.approx((thresholds < lower).mean())
+
+
+def test_boundary_by_hand() -> None:
+    # A ring of 3 pixels (2 % of a diagonal of 141) around 40 x 40 has 1600 - 34 * 34 = 444 pixels.
+    ring = boundary(rectangle((100, 100), 20, 20, 60, 60))
+    assert ring.sum() == 444
+    # The same one 1 to the right shares 3 + 3 rows of 39, and in 34 rows 2 + 2 pixels.
+    other = boundary(rectangle((100, 100), 20, 21, 60, 61))
+    assert (ring & other).sum() == 6 * 39 + 34 * 4
+    assert overlap(ring, other) == pytest.approx(370 / 518)
+
+
+@pytest.mark.parametrize("seed", [*range(30), RICH])
+def test_boundary_ap_leaves_out_masks_that_cannot_count(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    dataset, results = random_case(seed)
+    figures = CocoTruth(dataset).figures(results, "boundary")
+    assert figures.stats[0] <= CocoTruth(dataset).figures(results, "segm").stats[0] + 1e-12
+    monkeypatch.setattr("instseg_d2.coco_metrics.LOWEST_THRESHOLD", 0.0)
+    assert_same(figures, CocoTruth(dataset).figures(results, "boundary"))
+
+
+def test_pycocotools_has_no_boundary_ap() -> None:
+    dataset, results = random_case(RICH)
+    with pytest.raises(DependencyError, match="faster-coco-eval"):
+        CocoTruth(dataset).figures(results, "boundary", backend=PYCOCOTOOLS)
