@@ -66,6 +66,7 @@ def one_line_errors(
     after: str = "",
     interrupted: str = "interrupted",
     names: Mapping[str, str] | None = None,
+    status: int = 1,
 ) -> Iterator[None]:
     """End the program with one line on what the user can mend, on what the system refuses (files
     that are not there, a full disk), and on Ctrl-C; with the traceback if ``args.debug``.
@@ -76,6 +77,7 @@ def one_line_errors(
             example.
         interrupted: what is said on Ctrl-C; the exit status is 130 then.
         names: what messages call by a config key, and how this program calls it.
+        status: the exit status after an error.
     """
     try:
         yield
@@ -90,4 +92,7 @@ def one_line_errors(
             message += f"; {after}"
         for key, option in (names or {}).items():
             message = message.replace(key, option)
-        sys.exit(f"error: {message}")
+        if status == 1:
+            sys.exit(f"error: {message}")
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(status)

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
+from instseg_d2.data.run_lengths import run_lengths
 from instseg_d2.errors import DataError
-from sharpmask_d2.rle import decode_part, run_lengths
+from sharpmask_d2.rle import decode_part
 
 
 def compressed(mask: np.ndarray) -> dict:

@@ -1,0 +1,1 @@
+"""What is wrong with a data set in COCO's format, and what is in it."""
