@@ -57,6 +57,7 @@ _ERRORS = {
     "box-off-mask": "box and mask overlap by less than half",
     "coordinates-normalised": "all coordinates lie between 0 and 1; COCO's are in pixels",
     # Masks.
+    "mask-missing": "no segmentation: the object cannot be used for masks",
     "segmentation-invalid": "neither polygons nor a run-length code",
     "polygon-invalid": "a polygon is no flat list of an even number of numbers",
     "polygon-too-short": "a polygon has fewer than 3 points",
@@ -80,7 +81,6 @@ _WARNINGS = {
     "box-loose": "the box is clearly larger or smaller than the mask",
     "area-mismatch": "'area' is not the mask's: evaluation sorts objects by it into small, medium "
     "and large",
-    "mask-missing": "no segmentation: the object cannot be used for masks",
     "polygon-over-border": "a polygon reaches beyond the image by more than a pixel",
     "polygon-without-area": "a polygon is a point or a line",
     "polygon-self-crossing": "a polygon's border crosses itself, so that its area is unclear",
