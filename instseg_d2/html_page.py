@@ -2,8 +2,8 @@
 
 Text is escaped unless it is :class:`markupsafe.Markup`, which the functions here return; so names
 from data can be given as they are. A page reads well on a phone, on paper, in the dark and with the
-keyboard, and without its script, which only sorts tables. Its content security policy forbids the
-browser to load anything, and any script but that one.
+keyboard, and without its scripts, which only sort and filter. Its content security policy forbids
+the browser to load anything, and any script but these.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
 from .atomic_file import written_whole
@@ -78,6 +79,8 @@ def page(
     *,
     subtitle: Content = "",
     footer: Content = "",
+    style: str = "",
+    script: str = "",
 ) -> str:
     """The text of the HTML file.
 
@@ -86,7 +89,10 @@ def page(
         sections: those without a body are left out.
         subtitle: one or two lines below the title.
         footer: at the end: who made the page, and when.
+        style: of this kind of page, after the style that all share.
+        script: of this kind of page, run after the one that all share.
     """
+    scripts = [one for one in (SCRIPT, script) if one]
     sections = [section for section in sections if section.body]
     names = _anchors([section.title for section in sections])
     links = join(
@@ -104,14 +110,14 @@ def page(
     )
     return str(
         _SKELETON.format(
-            policy=_policy(),
+            policy=_policy(scripts),
             title=title,
-            style=Markup(STYLE),
+            style=Markup(STYLE + style),
             subtitle=Markup("<p class=soft>{}</p>").format(subtitle) if subtitle else EMPTY,
             links=links,
             sections=parts,
             footer=Markup("<footer>{}</footer>").format(footer) if footer else EMPTY,
-            script=Markup(SCRIPT),
+            scripts=join(Markup("<script>{}</script>\n").format(Markup(one)) for one in scripts),
         )
     )
 
@@ -140,17 +146,17 @@ _SKELETON = Markup("""<!DOCTYPE html>
 </main>
 {footer}
 </div>
-<script>{script}</script>
-</body>
+{scripts}</body>
 </html>
 """)
 
 
-def _policy() -> str:
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+def _policy(scripts: Iterable[str]) -> str:
+    digests = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        f"script-src {allowed}; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -314,6 +320,21 @@ def picture(
         Markup('<img src="{}" width="{}" height="{}" alt="{}" loading="lazy">').format(
             source, shown.width, shown.height, alt
         ),
+        caption,
+    )
+
+
+def plot(drawing: Figure, alt: str, caption: Content = "") -> Markup:
+    """A figure with a figure of matplotlib's, as vectors.
+
+    It is an image of its own, so that names within several of them do not meet.
+    """
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    source = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    width, height = (round(96 * inches) for inches in drawing.get_size_inches())
+    return figure(
+        Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(source, width, height, alt),
         caption,
     )
 

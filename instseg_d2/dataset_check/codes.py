@@ -84,10 +84,10 @@ _WARNINGS = {
     "polygon-over-border": "a polygon reaches beyond the image by more than a pixel",
     "polygon-without-area": "a polygon is a point or a line",
     "polygon-self-crossing": "a polygon's border crosses itself, so that its area is unclear",
-    "class-imbalance": "a class has far fewer objects than another",
 }
 
 _NOTES = {
+    "class-imbalance": "a category has under a hundredth of the objects of the most frequent one",
     "unused-category": "a category without annotations",
     "image-without-objects": "an image without annotations; fine if nothing is in it",
     "image-exif-rotated": "Detectron2 rotates the image as its EXIF orientation says; the JSON's "

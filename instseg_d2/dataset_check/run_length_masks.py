@@ -26,9 +26,10 @@ def check_rle(
         What the mask is like; None if the code cannot be used.
     """
     own = rle.get("size")
-    if not (
-        isinstance(own, list) and len(own) == 2 and all(type(side) is int for side in own)
-    ) or min(own) < 1:
+    if (
+        not (isinstance(own, list) and len(own) == 2 and all(type(side) is int for side in own))
+        or min(own) < 1
+    ):
         problems.add("rle-invalid", f"its 'size' is {shown(own)}, expected [height, width]", place)
         return None
     if size is not None and tuple(own) != size:
