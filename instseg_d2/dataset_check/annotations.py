@@ -83,7 +83,7 @@ class AnnotationCheck:
         if area is None:
             area = (extent[2] - extent[0]) * (extent[3] - extent[1])
         has_mask = mask is not None and mask.box is not None
-        return LabelledObject(position, image.index, category_id, is_crowd, extent, area, has_mask)
+        return LabelledObject(position, image.number, category_id, is_crowd, extent, area, has_mask)
 
     def _identify(
         self, annotation: dict[str, Any], position: int
@@ -145,8 +145,9 @@ class AnnotationCheck:
             if mask is not None and mask.box is None:
                 self._problems.add("mask-empty", "its run-length code covers no pixel", place)
             return mask, []
-        if not isinstance(segmentation, list):
-            self._problems.add("segmentation-invalid", f"it is {shown(segmentation)}", place)
+        if not isinstance(segmentation, list) or all(map(is_number, segmentation)):
+            text = f"it is {shown(segmentation)}, expected a list of polygons or a run-length code"
+            self._problems.add("segmentation-invalid", text, place)
             return None, []
         if is_crowd:
             self._problems.add("crowd-polygons", f"{len(segmentation)} polygons", place)
@@ -182,7 +183,9 @@ class AnnotationCheck:
                 return actual
             if polygons:
                 drawn = drawn_area(polygons, size)
-                actual = actual if drawn is None else float(drawn)
+                if drawn is None:
+                    return actual
+                actual = float(drawn)
             if abs(given - actual) > AREA_TOLERANCE * max(actual, given) + 2:
                 self._problems.add(
                     "area-mismatch", f"area is {shown(given)}, the mask has {actual:.0f} pixels",

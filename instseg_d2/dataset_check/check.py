@@ -102,7 +102,7 @@ def _report_use(
     """Report images and categories without objects, and rare categories."""
     used = {one.image for one in objects}
     for image in images:
-        if image.index not in used:
+        if image.number not in used:
             problems.add("image-without-objects", "no usable annotation", image.place())
     counts = Counter(one.category_id for one in objects if not one.is_crowd)
     if annotations and not counts:

@@ -13,13 +13,13 @@ class ImageEntry(NamedTuple):
     """An image as the JSON has it.
 
     Attributes:
-        index: its place in the list.
+        number: its place in the list, from 0.
         image_id: None if it has no usable one.
         file: None if it has no usable name.
         height, width: in pixels, above 0; None if they are not usable.
     """
 
-    index: int
+    number: int
     image_id: Any
     file: str | None
     height: int | None

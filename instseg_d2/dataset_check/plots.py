@@ -36,7 +36,7 @@ def save_plots(statistics: Statistics, path: str) -> None:
     """All plots in one picture, PNG."""
     columns = 4
     rows = -(-len(_PLOTS) // columns)
-    figure = Figure(figsize=(5 * columns, 3.9 * rows), dpi=90, layout="constrained")
+    figure = Figure(figsize=(5 * columns, 5 * rows), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns).reshape(-1)
     for axes in panels[len(_PLOTS) :]:
