@@ -86,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
         os.makedirs(args.output, exist_ok=True)  # now rather than after the work
     data = check_dataset(json_file, image_root, ignored=args.ignore, num_workers=args.workers)
     statistics = statistics_of(data)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     print("\n".join(statistics.lines()), end="\n\n")
     print(text_report(data.problems, args.most))
     if args.output:

@@ -8,12 +8,13 @@ import numpy as np
 import pycocotools.mask as mask_util
 import shapely
 
-from .entries import is_number
 from .masks import Box, MaskFacts, Size, beyond
 from .problems import Place, Problems, shown
 
 MAX_OVER_BORDER = 1.0
 """Pixels that polygons and boxes may reach beyond the image: tools round differently."""
+
+NUMBERS = frozenset((int, float))
 
 MAX_RASTER_PIXELS = 2**26
 """Larger images are not drawn on to find an area."""
@@ -53,7 +54,7 @@ def check_polygons(
 
 
 def _points(polygon: Any, name: str, place: Place, problems: Problems) -> np.ndarray | None:
-    if not isinstance(polygon, list) or not all(map(is_number, polygon)):
+    if not isinstance(polygon, list) or not NUMBERS.issuperset(map(type, polygon)):
         problems.add(
             "polygon-invalid",
             f"{name} is {shown(polygon)}, expected a flat list of numbers [x0, y0, x1, y1, ...]",
@@ -93,7 +94,8 @@ def signed_area(points: np.ndarray) -> float:
     x, y = points.T
     # About the first point, because differences of large products are inexact.
     x, y = x - x[0], y - y[0]
-    return 0.5 * float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+    # Which is then (0, 0), so that the side back to it counts nothing.
+    return 0.5 * float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]))
 
 
 def polygon_facts(polygons: list[np.ndarray]) -> MaskFacts:
@@ -128,13 +130,12 @@ class Borders:
 
     def add(self, points: np.ndarray, place: Place) -> None:
         """Take note of a polygon, (n, 2) with n of at least 3."""
-        if (points[0] != points[-1]).any():
-            points = np.concatenate([points, points[:1]])
-        if signed_area(points) == 0 and (len(points) < 4 or _is_line(points)):
+        if abs(signed_area(points)) < 1e-6 and _is_line(points):
             self._problems.add(
-                "polygon-without-area", f"a polygon of {len(points) - 1} points: "
-                f"{_extent(points)}", place
-            )  # fmt: skip
+                "polygon-without-area",
+                f"a polygon of {len(points)} points: {_extent(points)}",
+                place,
+            )
             return
         self._waiting.append((points, place))
         if len(self._waiting) == BATCH:
@@ -160,7 +161,7 @@ class Borders:
         # Drawn as COCO's tools do: a point is inside if a line from it crosses an odd number.
         odd = shapely.make_valid(shape).area
         difference = abs(around - odd)
-        text = f"a polygon of {len(points) - 1} points, at ({where})"
+        text = f"a polygon of {len(points)} points, at ({where})"
         if difference > max(CROSSING_SHARE * max(odd, around), CROSSING_PIXELS):
             text += f": it covers {odd:.0f} pixels, but goes around {around:.0f}"
             self._problems.add("polygon-self-crossing", text, place)

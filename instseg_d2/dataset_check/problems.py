@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -107,7 +108,10 @@ def shown(value: Any, limit: int = 60) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from the data for a terminal: no control characters, no lines, nothing unwritable."""
+    """Text from the data for a terminal: no control characters, no lines, and nothing that its
+    encoding lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
