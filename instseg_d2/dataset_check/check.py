@@ -10,7 +10,6 @@ from typing import Any
 from tqdm import tqdm
 
 from ..data.coco_json import read_coco_json
-from ..errors import DataError
 from .annotations import AnnotationCheck, LabelledObject
 from .duplicates import report_duplicates
 from .entries import ImageEntry, entries_of, read_categories, read_images
@@ -58,10 +57,7 @@ def check_dataset(
     Raises:
         DataError: the file is no JSON, or its top level no object.
     """
-    try:
-        content = read_coco_json(json_file)
-    except RecursionError:
-        raise DataError(f"{json_file} is no COCO annotation file: it is nested too deep") from None
+    content = read_coco_json(json_file)
     problems = Problems(ignored)
     images = read_images(content, problems)
     categories = read_categories(content, problems)

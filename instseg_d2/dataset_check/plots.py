@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .statistics import SIZE_CLASSES, Statistics
+from ..data.own_statistics import SIZE_LIMITS
+from .statistics import Statistics
 
 COLOUR = "#0072b2"
 
@@ -102,7 +103,7 @@ def _sizes(axes: Axes, statistics: Statistics) -> None:
     sides = np.sqrt(np.maximum(statistics.areas, 0.25))
     _histogram(axes, sides, _log_edges(sides), "square root of the mask's area (pixels)", "objects")
     axes.set_xscale("log")
-    for limit in list(SIZE_CLASSES.values())[:-1]:
+    for limit in list(SIZE_LIMITS.values())[:-1]:
         axes.axvline(limit**0.5, color="#d55e00", linewidth=1, linestyle="--")
     counts = statistics.size_counts()
     total = max(1, sum(counts.values()))

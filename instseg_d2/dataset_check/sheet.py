@@ -149,7 +149,7 @@ def _classes(statistics: Statistics) -> Markup:
         for counts in statistics.classes
     ]
     columns = ("class", "objects", "images", "crowds", "small", "medium", "large")
-    caption = "Objects by class; small: up to 32² pixels, medium: up to 96²"
+    caption = "Objects by class; small: below 32² pixels, medium: below 96²"
     return table(columns, rows, caption=caption, sortable=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..data.own_statistics import SIZE_LIMITS
+from ..data.own_summary import suggested_limit
 from .annotations import LabelledObject
 from .check import CheckedData
 from .entries import ImageEntry
-
-SIZE_CLASSES = {"small": 32.0**2, "medium": 96.0**2, "large": math.inf}
-"""COCO's classes of objects: the area in pixels up to which each goes."""
 
 
 class ClassCounts(NamedTuple):
@@ -59,15 +57,13 @@ class Statistics:
 
     @property
     def num_masks(self) -> int:
-        """A value for ``NUM_MASKS``: enough for the fullest image and a quarter more, in tens."""
-        most = int(self.per_image.max(initial=0))
-        return max(10, math.ceil(most * 1.25 / 10) * 10)
+        """A value for ``NUM_MASKS``: enough for the fullest image, with room."""
+        return suggested_limit(int(self.per_image.max(initial=0)))
 
     def size_counts(self) -> dict[str, int]:
         """Objects by COCO's size classes."""
-        classes = np.searchsorted(list(SIZE_CLASSES.values())[:-1], self.areas)
-        counts = np.bincount(classes, minlength=len(SIZE_CLASSES))
-        return dict(zip(SIZE_CLASSES, counts.tolist(), strict=True))
+        counts = np.bincount(size_classes(self.areas), minlength=len(SIZE_LIMITS))
+        return dict(zip(SIZE_LIMITS, counts.tolist(), strict=True))
 
     def summary(self) -> dict[str, Any]:
         """The figures, for JSON."""
@@ -106,6 +102,11 @@ class Statistics:
         return lines
 
 
+def size_classes(areas: np.ndarray) -> np.ndarray:
+    """Of (M,) areas in pixels: which of :data:`.own_statistics.SIZE_LIMITS` each is in, from 0."""
+    return np.searchsorted(list(SIZE_LIMITS.values()), areas, side="right")
+
+
 def statistics_of(data: CheckedData) -> Statistics:
     """Count what is in a data set."""
     objects = [one for one in data.objects if not one.is_crowd]
@@ -142,22 +143,14 @@ def _relative(
 
 
 def _classes(data: CheckedData) -> list[ClassCounts]:
-    crowds: Counter[Any] = Counter()
-    sizes: Counter[tuple[Any, int]] = Counter()
-    images: Counter[Any] = Counter()
-    limits = list(SIZE_CLASSES.values())
-    seen: set[tuple[Any, int]] = set()
-    for one in data.objects:
-        if one.is_crowd:
-            crowds[one.category_id] += 1
-            continue
-        sizes[one.category_id, next(i for i, most in enumerate(limits) if one.area <= most)] += 1
-        if (one.category_id, one.image) not in seen:
-            seen.add((one.category_id, one.image))
-            images[one.category_id] += 1
+    crowds = Counter(one.category_id for one in data.objects if one.is_crowd)
+    objects = [one for one in data.objects if not one.is_crowd]
+    images = Counter(category_id for category_id, _ in {(o.category_id, o.image) for o in objects})
+    in_class = size_classes(np.array([one.area for one in objects])).tolist()
+    sizes = Counter(zip((one.category_id for one in objects), in_class, strict=True))
     found = []
     for category_id, name in data.categories.items():
-        counts = [sizes[category_id, index] for index in range(len(limits))]
+        counts = [sizes[category_id, index] for index in range(len(SIZE_LIMITS))]
         found.append(
             ClassCounts(name, sum(counts), crowds[category_id], images[category_id], *counts)
         )
