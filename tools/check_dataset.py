@@ -105,6 +105,8 @@ def find_data(args: argparse.Namespace) -> tuple[str, str | None]:
         json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
         if metadata.get("evaluator_type") != "coco" or not json_file:
             raise DataError(f"data set '{args.dataset}' is not registered in COCO's format")
+        if not os.path.isfile(json_file):
+            load_registered(args.dataset)  # says where it is looked for
     if args.no_images:
         return json_file, None
     if not os.path.isdir(image_root):

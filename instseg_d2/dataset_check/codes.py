@@ -33,7 +33,7 @@ _ERRORS = {
     "no-objects": "no usable annotation but crowds: nothing can be learned",
     "wrong-type": "a value or entry of another type than COCO's format has",
     "field-missing": "an entry lacks a key that training or evaluation needs",
-    "number-not-finite": "a number is infinite or not a number",
+    "number-not-finite": "a number is infinite, beyond 1e12, or not a number (NaN)",
     "id-not-integer": "an id is no whole number; text and numbers are never equal",
     "duplicate-image-id": "several images have the same id",
     "duplicate-annotation-id": "several annotations have the same id",
@@ -44,7 +44,7 @@ _ERRORS = {
     "path-leaves-folder": "the file name leads out of the image folder; it was not opened",
     "image-missing": "the image file does not exist",
     "image-unreadable": "the image file is truncated, damaged or no image",
-    "image-size-invalid": "the image's width or height in the JSON is no whole number above 0",
+    "image-size-invalid": "the image's width or height in the JSON is no whole number from 1 to 1e6",
     "image-size-mismatch": "the image has another size than the JSON says",
     "image-exif-swapped": "Detectron2 rotates the image as its EXIF orientation says, which swaps "
     "its sides; the JSON has the sides before that",

@@ -8,6 +8,13 @@ from typing import Any, NamedTuple
 
 from .problems import Place, Problems, shown
 
+MAX_NUMBER = 1e12
+"""With larger coordinates and areas one cannot calculate."""
+
+
+MAX_SIDE = 10**6
+"""Pixels; no image is larger, and products of two sides stay small."""
+
 
 class ImageEntry(NamedTuple):
     """An image as the JSON has it.
@@ -42,11 +49,8 @@ def is_number(value: Any) -> bool:
 
 
 def is_finite(value: int | float) -> bool:
-    """Whether it is finite as a float; whole numbers may be too large for that."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    """Whether a number is finite, and no larger than anything in an image can be."""
+    return abs(value) <= MAX_NUMBER  # nor is NaN
 
 
 def entries_of(content: dict[str, Any], key: str, problems: Problems) -> list[dict[str, Any]]:
@@ -129,7 +133,7 @@ def read_images(content: dict[str, Any], problems: Problems) -> list[ImageEntry]
 
 def _side(entry: dict[str, Any], key: str, place: Place, problems: Problems) -> int | None:
     value = entry.get(key)
-    if type(value) is int and value > 0:
+    if type(value) is int and 0 < value <= MAX_SIDE:
         return value
     if key in entry:
         problems.add("image-size-invalid", f"{key} is {shown(value)}", place)

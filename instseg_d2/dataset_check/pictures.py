@@ -28,6 +28,9 @@ from .run_length_masks import check_rle
 MAX_SIDE = 640
 """Pixels of the longer side of a picture."""
 
+MAX_ASPECT = 4
+"""Narrower images are drawn with a border, because pictures are enlarged to a least width."""
+
 MAX_DRAWN = 150
 """Objects drawn in one picture, the largest ones."""
 
@@ -121,8 +124,8 @@ def _picture(
     # Masks are drawn where the JSON has them. If the file has another size one sees that they do
     # not fit, as a model would.
     scale = min(1.0, MAX_SIDE / max(pixels.shape[:2]))
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    pixels = _resized(pixels, scale)
+    height, width = pixels.shape[:2]
     largest = sorted(objects, key=lambda one: -one.area)[:MAX_DRAWN]
     names = list(data.categories.values())
     numbers = {category_id: number for number, category_id in enumerate(data.categories)}
@@ -154,6 +157,18 @@ def _read(image_root: str | None, image: ImageEntry) -> np.ndarray | None:
         return read_image({"file_name": path}, "RGB")
     except DataError:
         return None
+
+
+def _resized(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """Made smaller, and wide enough to be drawn on; what is added right or below is black."""
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    least = max(height, width) // MAX_ASPECT
+    below, right = max(0, least - height), max(0, least - width)
+    padded: np.ndarray = cv2.copyMakeBorder(
+        pixels, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(0, 0, 0)
+    )
+    return padded
 
 
 def _drawable_names(names: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import shapely
 
+from .entries import MAX_NUMBER
 from .masks import Box, MaskFacts, Size, beyond
 from .problems import Place, Problems, shown
 
@@ -72,8 +73,8 @@ def _points(polygon: Any, name: str, place: Place, problems: Problems) -> np.nda
         points = np.array(polygon, np.float64).reshape(-1, 2)
     except OverflowError:
         points = np.full((1, 2), np.inf)
-    if not np.isfinite(points).all():
-        problems.add("number-not-finite", f"{name} has infinite coordinates or NaN", place)
+    if not (np.abs(points) <= MAX_NUMBER).all():  # nor is NaN
+        problems.add("number-not-finite", f"{name} has such coordinates", place)
         return None
     return points
 

@@ -121,6 +121,7 @@ def test_problems_of_a_code_are_cut_and_counted(data, capsys):
         (["--json", "{tmp}/a.json", "--no-images", "--ignore", "nonsense"], "invalid choice"),
         (["--json", "{tmp}/a.json", "--no-images", "--output", "{tmp}/a.json"], "a.json"),
         (["--dataset", "no_such_data"], "'no_such_data' is not registered"),
+        (["--dataset", "coco_2014_valminusminival"], "DETECTRON2_DATASETS"),
         (["--dataset", "shapes_val", "--images", "{tmp}"], "belongs to --json"),
     ],
 )
