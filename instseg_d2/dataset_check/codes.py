@@ -44,7 +44,7 @@ _ERRORS = {
     "path-leaves-folder": "the file name leads out of the image folder; it was not opened",
     "image-missing": "the image file does not exist",
     "image-unreadable": "the image file is truncated, damaged or no image",
-    "image-size-invalid": "the image's width or height in the JSON is no whole number from 1 to 1e6",
+    "image-size-invalid": "width or height in the JSON is no whole number from 1 to 1e6",
     "image-size-mismatch": "the image has another size than the JSON says",
     "image-exif-swapped": "Detectron2 rotates the image as its EXIF orientation says, which swaps "
     "its sides; the JSON has the sides before that",
