@@ -12,6 +12,9 @@ fail or be silently wrong; a warning, what is lost or probably not meant; a note
     statistics.png               plots
     sheet.html                   problems, plots and annotated images, in one file to look through
 
+A file of COCO's size (118,000 images, 860,000 annotations, 490 MB) takes 140 seconds of one core
+and 3.9 GB of memory; reading the images comes on top.
+
 Exit status, for scripts: 0: no errors, 1: errors (with --strict, or warnings), 2: the command line
 or the file of annotations cannot be used.
 """

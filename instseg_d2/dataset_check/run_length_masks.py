@@ -9,6 +9,7 @@ import numpy as np
 from ..data.rle_batch import MAX_CHARACTERS
 from ..data.run_lengths import run_lengths
 from ..errors import DataError
+from .entries import MAX_SIDE
 from .masks import Box, MaskFacts, Size
 from .problems import Place, Problems, shown
 
@@ -26,10 +27,7 @@ def check_rle(
         What the mask is like; None if the code cannot be used.
     """
     own = rle.get("size")
-    if (
-        not (isinstance(own, list) and len(own) == 2 and all(type(side) is int for side in own))
-        or min(own) < 1
-    ):
+    if not isinstance(own, list) or len(own) != 2 or not all(map(_is_side, own)):
         problems.add("rle-invalid", f"its 'size' is {shown(own)}, expected [height, width]", place)
         return None
     if size is not None and tuple(own) != size:
@@ -52,6 +50,10 @@ def check_rle(
         problems.add("rle-invalid", reason, place)
         return None
     return _facts(runs, own[0])
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MAX_SIDE
 
 
 def _counts_problem(counts: Any, pixels: int) -> str | None:

@@ -210,7 +210,7 @@ def _sample(sample: Sample, data: CheckedData, numbers: Mapping[object, int]) ->
         lines.append(Markup("and {} more").format(len(sample.problems) - len(listed)))
     caption = join(lines, "<br>")
     if sample.picture is None:
-        body = heading("no picture: the image cannot be read") + caption
+        body = heading("no picture") + caption
     else:
         body = picture(sample.picture, f"{title}, annotated", caption)
     return Markup(

@@ -1,11 +1,14 @@
 """Pages that need nothing else, in which no name from data can do harm."""
 
+import base64
+import hashlib
 import math
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from instseg_d2.html_page import (
     Cell,
@@ -19,6 +22,7 @@ from instseg_d2.html_page import (
     page,
     paragraph,
     picture,
+    plot,
     preformatted,
     table,
     tiles,
@@ -156,3 +160,22 @@ def test_click_sorts_and_a_second_click_turns_the_order(tmp_path: Path) -> None:
         outline = Outline(open_page(path, tmp_path / "profile").dom)
         names = [name for name in outline.texts if name in "abcd" and name.strip()]
         assert "".join(names) == f"c{order}"  # the caption is called c too
+
+
+def test_style_and_script_of_a_kind_of_page_are_allowed_by_its_policy():
+    script = "let a = 1 < 2 && '</p>';"
+    text = page("t", [Section("s", paragraph("p"))], style="b { color: red }", script=script)
+    assert f"<script>{script}</script>" in text
+    assert "b { color: red }</style>" in text
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"sha256-{digest}" in text.partition("<title>")[0]
+
+
+def test_figures_of_matplotlib_are_pictures_of_vectors():
+    drawing = Figure(figsize=(2, 1))
+    drawing.subplots().plot([1, 2])
+    text = str(plot(drawing, 'a "line"'))
+    source = text.partition('src="data:image/svg+xml;base64,')[2].partition('"')[0]
+    assert b"<svg" in base64.b64decode(source)
+    assert 'alt="a &#34;line&#34;"' in text
+    assert 'width="192" height="96"' in text
