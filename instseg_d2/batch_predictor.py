@@ -22,6 +22,7 @@ from .image_sources import Image, NamedImage, named_images
 from .modeling import build_inference_model
 from .prefetch import prefetch
 from .preprocessing import ImagePreprocessor
+from .stage_clock import StageClock
 
 OnError = Literal["raise", "skip"]
 
@@ -37,6 +38,8 @@ class Prediction:
             if the image could not be used.
         error: why it could not; else None.
         image: (H, W, 3) uint8 BGR, if it was to be kept; else None.
+        full_size: (height, width) of the image; where it was reduced, before that. None if it could
+            not be read.
     """
 
     index: int
@@ -44,6 +47,7 @@ class Prediction:
     output: dict[str, Any]
     error: DataError | None = None
     image: np.ndarray | None = None
+    full_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,11 @@ class BatchPredictor:
 
     Attributes:
         model: in eval mode, with ``MODEL.WEIGHTS``, made faster as ``MODEL.INFERENCE`` says.
+        preprocess: from an image as it was read to the model's input.
         metadata: of the first of ``DATASETS.TEST``, else of ``DATASETS.TRAIN`` (class names for
             drawing), or None.
+        clock: how long the model took (stage ``model``), without reading and resizing.
+        num_predicted: images that it took so long for.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class BatchPredictor:
         batch_size: int = 8,
         num_workers: int = 2,
         window: int | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         """
         Args:
@@ -99,6 +107,8 @@ class BatchPredictor:
                 threads, for sources that must be read where they were made.
             window: among so many images a batch of one size is looked for, at least
                 ``batch_size``; None for four times that.
+            max_pixels: files of images with more pixels are reduced as they are read, and the
+                results are those of the reduced image; None: never.
 
         Raises:
             ConfigError: a number is out of range.
@@ -113,11 +123,14 @@ class BatchPredictor:
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}, but must be at least {least}")
-        self._preprocess = ImagePreprocessor.from_config(cfg)
+        self.preprocess = ImagePreprocessor.from_config(cfg)
         register_embedded_data(cfg)
         self.model = build_inference_model(cfg)
         self.metadata = drawing_metadata(cfg)
+        self.clock = StageClock(cfg.MODEL.DEVICE)
+        self.num_predicted = 0
         self._batch_size, self._num_workers, self._window = batch_size, num_workers, window
+        self._max_pixels = max_pixels
         self._open: weakref.WeakSet[Generator[Prediction, None, None]] = weakref.WeakSet()
 
     def __call__(
@@ -189,14 +202,15 @@ class BatchPredictor:
         self, index: int, named: NamedImage, on_error: OnError, keep_images: bool
     ) -> _Prepared:
         try:
-            image = named.read()
-            inputs = self._preprocess(image, named.name)
+            image, full_size = named.read_reduced(self._max_pixels)
+            inputs = self.preprocess(image, named.name)
         except DataError as error:
             if on_error == "raise":
                 raise
             return _Prepared(Prediction(index, named.name, {}, error), None)
         kept = image if keep_images else None
-        return _Prepared(Prediction(index, named.name, {}, image=kept), inputs)
+        prediction = Prediction(index, named.name, {}, image=kept, full_size=full_size)
+        return _Prepared(prediction, inputs)
 
     def _padded_size(self, prepared: _Prepared) -> tuple[int, int] | None:
         """(height, width) at which the model sees an image; None for no image."""
@@ -209,7 +223,11 @@ class BatchPredictor:
     @torch.no_grad()
     def _run(self, batch: list[_Prepared]) -> list[Prediction]:
         inputs = [prepared.inputs for prepared in batch if prepared.inputs is not None]
-        outputs = self.model(inputs) if inputs else [{}] * len(batch)
+        outputs: list[dict[str, Any]] = [{}] * len(batch)
+        if inputs:
+            with self.clock.stage("model"):
+                outputs = self.model(inputs)
+            self.num_predicted += len(inputs)
         return [
             replace(prepared.prediction, output=output)
             for prepared, output in zip(batch, outputs, strict=True)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .data.checks import read_image
+from .data.checks import read_any_image
 from .errors import DataError
+from .image_file import ImageFile
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -36,17 +37,25 @@ class NamedImage(NamedTuple):
         """The image, (H, W, 3) uint8 BGR with EXIF orientation applied; an array as it is.
 
         Raises:
-            DataError: the file cannot be read, see :func:`.data.checks.read_image`; it is neither
-                a path nor an array.
+            DataError: the file cannot be read, see :func:`.data.checks.read_any_image`; it is
+                neither a path nor an array.
+        """
+        return self.read_reduced(None).pixels
+
+    def read_reduced(self, max_pixels: int | None) -> ImageFile:
+        """As :meth:`read`, and the size of the image before it was reduced.
+
+        Args:
+            max_pixels: of the image of a file; an array is not reduced.
         """
         if isinstance(self.image, np.ndarray):
-            return self.image
+            return ImageFile(self.image, self.image.shape[:2])
         if not isinstance(self.image, str | Path):
             raise DataError(
                 f"{self.name} is a {type(self.image).__name__}; the path of an image file or an "
                 "array of shape (H, W, 3) is wanted"
             )
-        return read_image({"file_name": str(self.image)}, "BGR")
+        return read_any_image(str(self.image), "BGR", f"image {self.name}", max_pixels)
 
 
 def named_images(source: Image | Iterable[Image]) -> Generator[NamedImage, None, None]:

@@ -24,10 +24,14 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from .rle_masks import segmentation_rle
+from .atomic_file import written_whole
+from .rle_masks import RLEMasks, segmentation_rle
 
 MIN_DRAWN_SIDE = 320
 """Images with a shorter short side (pixels) are enlarged, so that labels stay readable."""
+
+MAX_ENLARGED_PIXELS = 2**22
+"""No image is enlarged beyond this, however narrow it is."""
 
 FILL_OPACITY = 0.45
 
@@ -112,6 +116,7 @@ def _draw_readably(image: np.ndarray, drawable: _Drawable) -> np.ndarray:
     if drawable.masks is not None and drawable.masks.shape[1:] != (height, width):
         raise ValueError(f"masks {drawable.masks.shape[1:]} on an image {(height, width)}")
     factor = math.ceil(MIN_DRAWN_SIDE / min(height, width))
+    factor = min(factor, max(1, int(math.sqrt(MAX_ENLARGED_PIXELS / (height * width)))))
     if factor > 1:
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         drawable = _enlarged(drawable, factor)
@@ -216,10 +221,15 @@ def _from_predictions(
         boxes = predictions.pred_boxes.tensor.numpy()
     masks = None
     if predictions.has("pred_masks"):
-        field = predictions.pred_masks
-        tensor = field if isinstance(field, torch.Tensor) else field.tensor
-        masks = tensor.numpy() > 0
+        masks = _bitmaps(predictions.pred_masks).numpy() > 0
     return _Drawable(boxes, masks, labels)
+
+
+def _bitmaps(masks: Any) -> torch.Tensor:
+    """(n, H, W) of a tensor, ``BitMasks`` or :class:`.RLEMasks`."""
+    if isinstance(masks, RLEMasks):
+        return masks.decode()
+    return masks if isinstance(masks, torch.Tensor) else masks.tensor
 
 
 def _from_annotations(
@@ -335,3 +345,12 @@ def _title_strip(titles: Sequence[str], width: int, cell: int, gap: int) -> np.n
 def save_png(path: str, picture: np.ndarray) -> None:
     """Write a uint8 RGB picture."""
     Image.fromarray(picture).save(path, format="PNG")
+
+
+def save_picture(path: str, picture: np.ndarray) -> None:
+    """Write a uint8 RGB picture whole or not at all; PNG if the path ends so, else JPEG."""
+    with written_whole(path) as file:
+        if path.lower().endswith(".png"):
+            Image.fromarray(picture).save(file, format="PNG")
+        else:
+            Image.fromarray(picture).save(file, format="JPEG", quality=92)

@@ -20,10 +20,10 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from instseg_d2.errors import DataError, NonFiniteError
+from instseg_d2.mask_nms import mask_nms
 from instseg_d2.rle_masks import RLE, RLEMasks
 from instseg_d2.stage_clock import NO_CLOCK, NoClock
 
-from .mask_nms import mask_nms
 from .pasting import paste
 from .proposal_options import ProposalOptions
 from .pyramid import Size, level_sizes, num_windows, pyramid_level, window_corners
@@ -216,13 +216,18 @@ def make_instances(masks: RLEMasks, scores: Tensor, options: ProposalOptions) ->
         masks: n, best first.
         scores: (n,) logits.
     """
-    filled = masks.bounding_boxes().nonempty().nonzero()[:, 0]
-    kept = filled[mask_nms(masks[filled], options.nms_threshold)]
+    kept = kept_masks(masks, options)
     result = Instances(masks.image_size)
     result.pred_masks = masks[kept]
     result.proposal_boxes = result.pred_masks.bounding_boxes().to(scores.device)
     result.objectness_logits = scores[kept.to(scores.device)]
     return result
+
+
+def kept_masks(masks: RLEMasks, options: ProposalOptions) -> Tensor:
+    """Indices, ascending, of masks (n, best first) that are neither empty nor near duplicates."""
+    filled = masks.bounding_boxes().nonempty().nonzero()[:, 0]
+    return filled[mask_nms(masks[filled], options.nms_threshold)]
 
 
 def logit(probability: float) -> float:

@@ -28,6 +28,7 @@ from instseg_d2.data.coco_json import (
     rle_problem,
 )
 from instseg_d2.errors import DataError, UserError
+from instseg_d2.image_file import ImageFile, read_image_file
 
 logger = logging.getLogger(__name__)
 
@@ -374,23 +375,38 @@ def read_image(record: Record, image_format: str) -> np.ndarray:
         DataError: file missing, truncated or not an image; no pixels; sides that differ from the
             annotated ones.
     """
-    path = record["file_name"]
-    label = f"image {path} (image id {record.get('image_id', 'unknown')})"
-    if not os.path.exists(path) and "://" not in str(path):
-        raise DataError(f"{label} does not exist.")
-    try:
-        image: np.ndarray = detection_utils.read_image(path, format=image_format)
-    except Exception as error:  # the image libraries raise errors of many types
-        raise DataError(
-            f"{label} cannot be read ({type(error).__name__}: {error}). It may be truncated or no "
-            "image: replace it or remove it from the annotations."
-        ) from error
-    if 0 in image.shape:
-        raise DataError(f"{label} has no pixels: its shape is {image.shape}. Replace or remove it.")
+    label = f"image {record['file_name']} (image id {record.get('image_id', 'unknown')})"
+    image = read_any_image(record["file_name"], image_format, label).pixels
     try:
         detection_utils.check_image_size(record, image)
     except detection_utils.SizeMismatchError as error:
         raise DataError(_size_message(label, record, image)) from error
+    return image
+
+
+def read_any_image(
+    path: str, image_format: str, label: str, max_pixels: int | None = None
+) -> ImageFile:
+    """As :func:`.image_file.read_image_file`, with errors that say what to do.
+
+    Args:
+        label: of the image, for messages.
+
+    Raises:
+        DataError: file missing, truncated or not an image; no pixels.
+    """
+    if not os.path.exists(path) and "://" not in str(path):
+        raise DataError(f"{label} does not exist.")
+    try:
+        image = read_image_file(path, image_format, max_pixels)
+    except Exception as error:  # the image libraries raise errors of many types
+        raise DataError(
+            f"{label} cannot be read ({type(error).__name__}: {error}). It may be truncated or no "
+            "image: replace it or leave it out."
+        ) from error
+    shape = image.pixels.shape
+    if 0 in shape:
+        raise DataError(f"{label} has no pixels: its shape is {shape}. Replace or remove it.")
     return image
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
+from instseg_d2.mask_nms import highest_iou, mask_nms
 from instseg_d2.rle_masks import RLEMasks
-from sharpmask_d2.mask_nms import highest_iou, mask_nms
 
 HEIGHT, LENGTH = 30, 40
 

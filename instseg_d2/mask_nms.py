@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pycocotools.mask as mask_util
 
-from instseg_d2.rle_masks import RLEMasks
+from .rle_masks import RLEMasks
 
 
 def mask_nms(masks: RLEMasks, threshold: float) -> list[int]:

@@ -1,0 +1,1 @@
+"""Predictions for people to look at: what ``tools/demo.py`` does."""
