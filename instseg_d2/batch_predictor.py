@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -25,6 +25,8 @@ from .preprocessing import ImagePreprocessor
 from .stage_clock import StageClock
 
 OnError = Literal["raise", "skip"]
+Preprocess = Callable[[np.ndarray, str], dict[str, Any]]
+"""(image (H, W, 3) uint8 BGR, its name) -> what the model takes."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class BatchPredictor:
         ):
             if value < least:
                 raise ConfigError(f"{name} is {value}, but must be at least {least}")
-        self.preprocess = ImagePreprocessor.from_config(cfg)
+        self.preprocess: Preprocess = ImagePreprocessor.from_config(cfg)
         register_embedded_data(cfg)
         self.model = build_inference_model(cfg)
         self.metadata = drawing_metadata(cfg)

@@ -59,7 +59,8 @@ class ImagePreprocessor:
             raise DataError(f"{name}: shape (H, W, 3), BGR, is wanted; got {image.shape}")
         height, width = image.shape[:2]
         resized = self._resized(image[:, :, ::-1] if self._is_rgb else image, name)
-        pixels = np.ascontiguousarray(resized.transpose(2, 0, 1))
+        # PyTorch warns of arrays that cannot be written, as those of files may be.
+        pixels = np.require(resized.transpose(2, 0, 1), requirements=("C", "W"))
         return {"image": torch.from_numpy(pixels), "height": height, "width": width}
 
     def _resized(self, image: np.ndarray, name: str) -> np.ndarray:

@@ -157,6 +157,8 @@ def _label(
 
     A label that would cover another is left out: both would be unreadable.
     """
+    if not drawable.labels:
+        return picture
     visualizer = Visualizer(picture)
     output = visualizer.output
     renderer = output.canvas.get_renderer()

@@ -35,6 +35,7 @@ from instseg_d2.command_line import (
 from instseg_d2.config import load_config
 from instseg_d2.demo.detections import Wanted
 from instseg_d2.demo.inputs import Inputs, find_inputs
+from instseg_d2.demo.proposals_first import put_proposals_first
 from instseg_d2.demo.report import Output, Report, Seen, summary
 from instseg_d2.demo.run import Demo
 from instseg_d2.demo.video import CODECS, Camera
@@ -123,6 +124,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="also SparseInst's activation maps, or SharpMask's coarse and sharp masks",
     )  # fmt: skip
     parser.add_argument(
+        "--proposals-from", nargs=2, metavar=("CONFIG", "WEIGHTS"),
+        help="the model that makes proposals for Fast R-CNN",
+    )  # fmt: skip
+    parser.add_argument(
         "--format", choices=("jpg", "png"), default="jpg", help="of pictures (default: jpg)"
     )
     parser.add_argument("--codec", choices=tuple(CODECS), help="of videos (default: what works)")
@@ -169,7 +174,11 @@ def run(args: argparse.Namespace) -> Report:
     check_inputs(inputs, args)
     make_folder(output.folder)
     camera = None if args.webcam is None else Camera(args.webcam)
+    proposals_cfg = settings_of_proposals(cfg, args)
     with build_predictor(cfg, args) as predictor:
+        if proposals_cfg is not None:
+            top = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
+            put_proposals_first(predictor, proposals_cfg, top)
         report = Demo(predictor, wanted, output).run(inputs, camera, args.limit)
     print(summary(report, output))
     return report
@@ -202,6 +211,33 @@ def settings(args: argparse.Namespace) -> tuple[CfgNode, Wanted]:
     if top is not None and key is not None and (not is_filtered or top > config_value(cfg, key)):
         set_config_value(cfg, key, top)
     return cfg, Wanted(threshold, args.mask_nms, args.min_area, top)
+
+
+def settings_of_proposals(cfg: CfgNode, args: argparse.Namespace) -> CfgNode | None:
+    """The config of the model that makes the proposals which a detector reads; None for others.
+
+    Raises:
+        ConfigError: it is not named, or for a model that does without.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        if args.proposals_from:
+            raise ConfigError(f"--proposals-from: this {name} reads no proposals")
+        return None
+    if not args.proposals_from:
+        raise ConfigError(
+            f"this {name} reads proposals, which nobody has computed for these images: name a "
+            "model that does, --proposals-from CONFIG WEIGHTS"
+        )
+    config, weights = args.proposals_from
+    device = ["MODEL.DEVICE", cfg.MODEL.DEVICE]
+    other = load_config(config, ["MODEL.WEIGHTS", weights, *device])
+    key = LIMIT_KEYS.get(other.MODEL.META_ARCHITECTURE)
+    if other.MODEL.META_ARCHITECTURE not in PROPOSAL_MODELS or key is None:
+        raise ConfigError(f"--proposals-from: {config} makes no proposals")
+    most = min(config_value(other, key), cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST)
+    set_config_value(other, key, most)
+    return other
 
 
 def explanation(cfg: CfgNode, is_wanted: bool) -> dict[str, object]:
@@ -260,8 +296,8 @@ def build_predictor(cfg: CfgNode, args: argparse.Namespace) -> BatchPredictor:
     """Small batches and a short queue: what is drawn should not wait, nor fill the memory."""
     is_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     batch = args.batch_size or (4 if is_gpu and args.webcam is None else 1)
-    is_proposal_model = cfg.MODEL.META_ARCHITECTURE in SHARPMASK.meta_architectures
-    pixels = MAX_PIXELS_OF_PROPOSALS if is_proposal_model else MAX_PIXELS
+    is_pyramid = cfg.MODEL.META_ARCHITECTURE in SHARPMASK.meta_architectures or args.proposals_from
+    pixels = MAX_PIXELS_OF_PROPOSALS if is_pyramid else MAX_PIXELS
     return BatchPredictor(
         cfg,
         batch_size=batch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,9 +85,9 @@ def _files_of(text: str) -> tuple[list[Path], bool]:
 def result_names(paths: Sequence[Path]) -> list[Path]:
     """A relative path without ending for the results of each file, no two the same.
 
-    Files of one folder keep their names. Files of several keep, beside their names, their folders
-    below the one that all are in. Names that would still be the same, also on a disk that does not
-    tell A from a, get their ending, and a number at last.
+    Where files of several folders have the same name, all keep their folders, below the one that
+    all are in. Names that would still be the same, also on a disk that does not tell A from a, get
+    their ending, and a number at last.
 
     Args:
         paths: different files.
@@ -94,13 +95,13 @@ def result_names(paths: Sequence[Path]) -> list[Path]:
     absolute = [Path(os.path.abspath(path)) for path in paths]
     if not absolute:
         return []
-    root = os.path.commonpath([path.parent for path in absolute])
+    stems = [Path(path.stem) for path in absolute]
+    if max(Counter(map(_key, stems)).values()) > 1:
+        root = os.path.commonpath([path.parent for path in absolute])
+        stems = [path.relative_to(root).with_suffix("") for path in absolute]
+    counts = Counter(map(_key, stems))
     names: list[Path] = []
     taken: set[str] = set()
-    stems = [path.relative_to(root).with_suffix("") for path in absolute]
-    counts: dict[str, int] = {}
-    for stem in stems:
-        counts[_key(stem)] = counts.get(_key(stem), 0) + 1
     for stem, path in zip(stems, absolute, strict=True):
         name = stem
         if counts[_key(stem)] > 1:
