@@ -85,8 +85,8 @@ def in_8_bits(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
-        low, high = values.min(initial=0), values.max(initial=0)
-        return Image.fromarray(((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+        stretched = (values - values.min()) * (255 / max(np.ptp(values), 1e-12))
+        return Image.fromarray(stretched.round().astype(np.uint8))
     if image.mode == "I" or image.mode.startswith("I;16"):
         whole = np.maximum(np.asarray(image).astype(np.int64), 0)
         bits = int(whole.max(initial=0)).bit_length()
