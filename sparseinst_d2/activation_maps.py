@@ -152,18 +152,19 @@ def _titles(groups: int) -> list[str]:
     return ["activation map"] if groups == 1 else [f"map {index + 1}" for index in range(groups)]
 
 
-def heat_map(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def heat_map(image: np.ndarray, weights: np.ndarray, peak: float | None = None) -> np.ndarray:
     """Weights as colours, from dark to bright, over the image in grey.
 
     Args:
         image: uint8 RGB (H, W, 3).
         weights: float32 (h, w), not negative, over the whole of the image.
+        peak: the weight that is brightest, none is above it; None: the greatest of them.
 
     Returns:
         uint8 RGB (H, W, 3).
     """
     height, width = image.shape[:2]
-    scaled = weights / max(float(weights.max()), 1e-12)
+    scaled = weights / max(float(weights.max()) if peak is None else peak, 1e-12)
     large = cv2.resize(scaled, (width, height), interpolation=cv2.INTER_LINEAR)
     heat = cv2.applyColorMap((255 * large).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]

@@ -4,7 +4,7 @@ import logging
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -17,6 +17,7 @@ from instseg_d2.data.checks import (
     read_image,
 )
 from instseg_d2.errors import DataError
+from instseg_d2.image_file import ImageFile
 from tests.coco_sample import SQUARE, coco
 
 KEY = "MODEL.SOME_MODEL.NUM_CLASSES"
@@ -468,9 +469,8 @@ def test_truncated_images_are_named(tmp_path, suffix):
 def test_images_without_pixels_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.touch()
-    monkeypatch.setattr(
-        detection_utils, "read_image", lambda *_, **__: np.zeros((0, 5, 3), np.uint8)
-    )
+    nothing = ImageFile(np.zeros((0, 5, 3), np.uint8), (0, 5))
+    monkeypatch.setattr("instseg_d2.data.checks.read_image_file", lambda *_: nothing)
     with pytest.raises(DataError, match=r"has no pixels: its shape is \(0, 5, 3\)"):
         read_image({"file_name": str(path)}, "RGB")
 
