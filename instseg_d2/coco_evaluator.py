@@ -4,7 +4,6 @@ import contextlib
 import copy
 import gc
 import itertools
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from detectron2.utils import comm
 from .atomic_file import written_whole
 from .coco_metrics import Backend, CocoFigures, CocoTruth, default_backend
 from .errors import ConfigError
+from .json_list import JsonList
 from .mask_encoding import encode_masks
 
 logger = logging.getLogger(__name__)
@@ -235,12 +235,10 @@ class FastCOCOEvaluator(COCOEvaluator):
 def write_results(path: str, results_of_images: Iterable[list[dict[str, Any]]]) -> None:
     """Write results as one JSON list, image by image, so that its text need not fit into memory."""
     with written_whole(path) as file:
-        separator = b"["
+        entries = JsonList(file)
         for results in results_of_images:
-            if results:
-                file.write(separator + json.dumps(results)[1:-1].encode())
-                separator = b", "
-        file.write(b"]" if separator == b", " else b"[]")
+            entries.add(results)
+        entries.close()
 
 
 @contextlib.contextmanager

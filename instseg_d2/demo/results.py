@@ -7,31 +7,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
 
 from detectron2.structures import Instances
 
 from ..atomic_file import written_whole
+from ..json_list import JsonList
 from .detections import Size, enlarged, to_coco_results
 
 RESULTS_FILE = "predictions.json"
 IMAGES_FILE = "images.json"
-
-
-class _JsonList:
-    """A JSON list that grows in a file."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._separator = b"["
-
-    def add(self, entries: Sequence[dict[str, Any]]) -> None:
-        for entry in entries:
-            self._file.write(self._separator + json.dumps(entry).encode())
-            self._separator = b",\n"
-
-    def close(self) -> None:
-        self._file.write(b"[]" if self._separator == b"[" else b"]")
 
 
 class ResultFiles:
@@ -69,7 +53,7 @@ class ResultFiles:
         with contextlib.ExitStack() as stack:
             results = stack.enter_context(written_whole(str(self.folder / RESULTS_FILE)))
             images = stack.enter_context(written_whole(str(self.folder / IMAGES_FILE)))
-            self._results, self._images = _JsonList(results), _JsonList(images)
+            self._results, self._images = JsonList(results), JsonList(images)
             head = json.dumps({"annotations": [], "categories": self._categories})
             images.write(head[:-1].encode() + b', "images": ')
             self._images_file = images
