@@ -14,6 +14,7 @@ passed over and named at the end; the exit status is 1 then.
 """
 
 import argparse
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -145,9 +146,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add_overrides(parser)
     args = parser.parse_args(argv)
+    args.input, overrides = split_at_overrides(args.input)
+    args.opts = [*overrides, *args.opts]
     if not args.input and args.webcam is None:
         parser.error("nothing to look at: give --input or --webcam")
     return args
+
+
+def split_at_overrides(inputs: list[str]) -> tuple[list[str], list[str]]:
+    """Inputs, and the config overrides that argparse takes for inputs where these come last."""
+    for index, text in enumerate(inputs):
+        if re.fullmatch(r"[A-Z_]+(\.[A-Z0-9_]+)+", text) and not Path(text).exists():
+            return inputs[:index], inputs[index:]
+    return inputs, []
 
 
 def kinds(text: str) -> tuple[str, ...]:

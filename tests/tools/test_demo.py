@@ -341,6 +341,15 @@ def test_the_models_threshold_leaves_out_what_is_not_wanted(sparseinst, sharpmas
     assert wanted.top == 10
 
 
+def test_overrides_right_behind_the_inputs_are_overrides(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("A.JPG").touch()
+    line = ["--config-file", "x", "--output", "y", "--input", "a.png", "A.JPG"]
+    args = parse([*line, "MODEL.WEIGHTS", "w.pth", "TEST.AUG", "1"])
+    assert args.input == ["a.png", "A.JPG"]
+    assert args.opts == ["MODEL.WEIGHTS", "w.pth", "TEST.AUG", "1"]
+
+
 # ------------------------------------------------------------------------------------- mistakes
 
 
