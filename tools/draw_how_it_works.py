@@ -32,8 +32,9 @@ from sparseinst_d2.postprocess import class_scores
 
 SPARSEINST, SHARPMASK = "quickstart/sparseinst_shapes", "quickstart/sharpmask_shapes"
 
-#: Of shapes_val: a ring, a star and a square, the first two overlapping.
-IMAGE = 20
+#: By config, the number of an image of shapes_val: one with objects that overlap, and one with
+#: objects of different sizes.
+IMAGES = {SPARSEINST: 20, SHARPMASK: 13}
 MIN_SCORE = 0.4
 OUTLINE = (60, 220, 60)
 WINDOW = (255, 60, 60)
@@ -72,7 +73,7 @@ def load(config: str, weights: str, image: str | None) -> tuple[CfgNode, nn.Modu
     cfg = load_config(config, ["MODEL.WEIGHTS", weights])
     register_embedded_data(cfg)
     model = build_trained_model(cfg)
-    path = image or DatasetCatalog.get("shapes_val")[IMAGE - 1]["file_name"]
+    path = image or DatasetCatalog.get("shapes_val")[IMAGES[config] - 1]["file_name"]
     return cfg, model, np.ascontiguousarray(NamedImage(path, path).read()[:, :, ::-1])
 
 
