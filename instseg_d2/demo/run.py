@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,9 @@ from .video import CODECS, Camera, VideoInfo, VideoOutput, video_info, working_c
 
 MAX_EXPLAINED_PIXELS = 2**20
 """Explanations have many small pictures; images beyond this are reduced for them."""
+
+MAX_JPEG_SIDE = 65500
+"""Pixels; longer pictures become PNG files."""
 
 
 class Demo:
@@ -85,11 +90,10 @@ class Demo:
         targets = []
         for path in names:
             suffix = CODECS[codec] if path in inputs.videos else self.output.suffix
-            targets += [_with_suffix(folder / names[path], suffix) for folder in self._folders()]
+            targets += [
+                _with_suffix(folder / names[path], suffix) for folder in self.output.folders()
+            ]
         refuse_to_overwrite_inputs(targets, names)
-
-    def _folders(self) -> list[Path]:
-        return self.output.folders()
 
     def _result_files(self) -> ResultFiles:
         metadata = self.predictor.metadata
@@ -141,21 +145,27 @@ class Demo:
         codec: str,
         limit: int | None,
     ) -> int:
-        """Returns how many frames there were. Ctrl-C ends a camera, and nothing else of it."""
+        """Returns how many frames there were. Ctrl-C ends a camera, and what it gave is kept."""
         is_live = isinstance(source, Camera)
         replaces = target.exists()
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.output.overlays:
+            target.parent.mkdir(parents=True, exist_ok=True)
         frames = 0
         total = min(filter(None, (info.frames, limit)), default=None)
         with VideoOutput(target, codec, info.rate, is_live=is_live) as video:
             predictions = self._predictions(source, "frame", total, limit)
-            with closing(predictions), _ending_by_ctrl_c(is_live):
+            with closing(predictions), _noting_ctrl_c(is_live) as is_over:
                 for prediction in predictions:
+                    if prediction.error is not None:  # the other frames are as this one
+                        self.report.problems.append(str(prediction.error))
+                        break
                     found = self._take(prediction)
                     if self.output.overlays:
                         video.write(self._overlay(prediction, found)[:, :, ::-1])
                     self._explain(prediction, name / f"frame_{frames:06}")
                     frames += 1
+                    if is_over.is_set():
+                        break
         if video.frames:
             self.report.videos.append(target)
             self.report.replaced += replaces
@@ -231,7 +241,8 @@ class Demo:
         self.report.explanations += 1
 
     def _save(self, picture: np.ndarray, target: Path) -> None:
-        target = _with_suffix(target, self.output.suffix)
+        suffix = ".png" if max(picture.shape) > MAX_JPEG_SIDE else self.output.suffix
+        target = _with_suffix(target, suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.report.replaced += target.exists()
         save_picture(str(target), picture)
@@ -248,12 +259,23 @@ def _fitted(image: np.ndarray, max_pixels: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _ending_by_ctrl_c(allowed: bool) -> Any:
+def _noting_ctrl_c(is_wanted: bool) -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that nothing is half written; the next is as ever."""
+    is_pressed = threading.Event()
+    if not is_wanted or threading.current_thread() is not threading.main_thread():
+        yield is_pressed
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: Any) -> None:
+        is_pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
     try:
-        yield
-    except KeyboardInterrupt:
-        if not allowed:
-            raise
+        yield is_pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,24 +156,26 @@ def test_a_video(sparseinst, tmp_path, capsys):
     assert f"Video: {tmp_path}/out/overlays/clip.mp4" in capsys.readouterr().out
 
     run(sparseinst, [path], tmp_path / "json", "--write", "json")
-    assert content(tmp_path / "json") == ["images.json", "predictions.json"]
+    assert sorted(path.name for path in (tmp_path / "json").iterdir()) == [
+        "images.json", "predictions.json",
+    ]  # fmt: skip
     assert len(load(tmp_path / "json" / "images.json")["images"]) == 5
 
 
 class FakeCapture:
-    """A camera that gives three frames, then Ctrl-C is pressed."""
+    """A camera; Ctrl-C is pressed after three frames."""
 
     def __init__(self, source):
-        self.left = 3
+        self.count = 0
 
     def isOpened(self):
         return True
 
     def read(self):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return True, pixels(seed=self.left)
+        self.count += 1
+        if self.count == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return True, pixels(seed=self.count)
 
     def get(self, key):
         return 25.0
@@ -186,10 +190,13 @@ def test_a_camera_until_ctrl_c(sparseinst, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     main(["--config-file", config, "--webcam", "--output", str(out), "--write", "overlay,json",
           *overrides])  # fmt: skip
-    assert "3 images" in capsys.readouterr().out
+    count = int(re.match(r"(\d+) images", capsys.readouterr().out)[1])
+    assert 1 <= count < 20
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(load(out / "images.json")["images"]) == count
     assert content(out) == ["images.json", "overlays/webcam.mp4", "predictions.json"]
     monkeypatch.undo()
-    assert len(list(named_images(out / "overlays" / "webcam.mp4"))) >= 3
+    assert video.video_info(out / "overlays" / "webcam.mp4").rate == 25
 
 
 def test_sharpmask_shows_coarse_and_sharp_masks(sharpmask, tmp_path):
@@ -368,6 +375,16 @@ def test_mistakes_are_told_before_anything_is_predicted(sparseinst, tmp_path, mo
     message = error_of(sparseinst, [image, clip], tmp_path / "out", "--codec", "mp4v")
     assert "cannot write videos with the codec mp4v; it can with MJPG" in message
     assert content(tmp_path) == ["a.png", "clip.avi"]
+
+
+def test_a_video_of_frames_that_are_too_narrow(sparseinst, tmp_path, capsys):
+    with video.VideoOutput(tmp_path / "clip.avi", "MJPG", 10) as clip:
+        for _ in range(3):
+            clip.write(pixels(2, 640))
+    assert error_of(sparseinst, [tmp_path / "clip.avi"], tmp_path / "out") == "1"
+    said = capsys.readouterr().err
+    assert said.count("are too narrow") == 1
+    assert content(tmp_path / "out") == []
 
 
 def test_a_damaged_video_is_passed_over(sparseinst, tmp_path, capsys):
