@@ -30,8 +30,8 @@ SPARSE_INST_DECODER_REGISTRY.__doc__ = """
 Decoders, named by ``MODEL.SPARSE_INST.DECODER.NAME``.
 
 Called as ``decoder(cfg, in_channels)``; the module maps (B, C, h, w) to the dict that
-:meth:`BaseIAMDecoder.forward` describes, which training reads. Inference calls its method
-``instances``, see :meth:`BaseIAMDecoder.instances`, and reads its ``scale_factor``.
+:meth:`BaseIAMDecoder.forward` describes. The model calls its method ``instances``, see
+:meth:`BaseIAMDecoder.instances`, and reads its ``scale_factor``.
 """
 
 #: Every class starts at this probability, so that the easy negatives do not swamp the first steps
@@ -314,7 +314,7 @@ class BaseIAMDecoder(nn.Module):
         return outputs
 
     def instances(self, feature: Tensor) -> InstanceOutputs:
-        """What :meth:`forward` computes before the masks: inference needs few of them.
+        """What :meth:`forward` computes before the masks, which are needed for few instances only.
 
         Args:
             feature: (B, C, h, w).

@@ -100,10 +100,10 @@ class SparseInst(nn.Module):
             :func:`.postprocess.finish`.
         """
         images = self.preprocess(batched_inputs)
+        outputs = self.network(images.tensor)
         if self.training:
-            outputs = self.decoder(self.encoder(self.backbone(images.tensor)))
             return self._losses(outputs, batched_inputs, images, step_totals)
-        return self.postprocess(self.network(images.tensor), batched_inputs, images)
+        return self.postprocess(outputs, batched_inputs, images)
 
     def step_totals(self, batches: Sequence[list[dict[str, Any]]]) -> StepTotals:
         """What the losses of each batch of one optimiser step are normalised by; see
@@ -116,7 +116,7 @@ class SparseInst(nn.Module):
         return StepTotals.of(counts, self.device)
 
     def network(self, images: Tensor) -> InstanceOutputs:
-        """All of inference that depends on the images by their size alone: what to compile.
+        """All that depends on the images by their size alone: what to compile for inference.
 
         Args:
             images: (B, 3, H, W), normalised and padded.
@@ -134,7 +134,7 @@ class SparseInst(nn.Module):
 
     def _losses(
         self,
-        outputs: dict[str, Tensor],
+        outputs: InstanceOutputs,
         batched_inputs: list[dict[str, Any]],
         images: ImageList,
         totals: StepTotals | None,
@@ -144,10 +144,17 @@ class SparseInst(nn.Module):
         gt_instances = [
             with_bitmasks(inputs["instances"]).to(self.device) for inputs in batched_inputs
         ]
+        predictions = {
+            "pred_logits": outputs.pred_logits,
+            "pred_masks": mask_logits(outputs.kernels, outputs.mask_features),
+            "pred_scores": outputs.pred_scores,
+        }
         height, width = images.tensor.shape[-2:]
+        # Upsampled in the criterion, where only the matched masks are, a few at a time.
+        scale_factor = cast(BaseIAMDecoder, self.decoder).scale_factor
         # A criterion of somebody else's need not know of totals until they are asked for.
         more = {} if totals is None else {"totals": totals}
-        return self.criterion(outputs, gt_instances, (height, width), **more)
+        return self.criterion(predictions, gt_instances, (height, width), scale_factor, **more)
 
     def postprocess(
         self,

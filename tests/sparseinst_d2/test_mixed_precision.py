@@ -114,8 +114,8 @@ def train(
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
     seen = set()
-    trainer.model.decoder.register_forward_hook(
-        lambda module, args, outputs: seen.add(outputs["pred_logits"].dtype)
+    trainer.model.decoder.inst_branch.register_forward_hook(
+        lambda module, args, outputs: seen.add(outputs[0].dtype)
     )
     trainer.train()
     return torch.load(output / "model_final.pth", weights_only=True), seen
