@@ -11,6 +11,7 @@ feature's size, c the cells along a window's side (W / stride), D ``encoding_dim
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -172,8 +173,12 @@ class PooledWindow(nn.Module):
 
 
 def resize_masks(logits: Tensor, size: int) -> Tensor:
-    """Coarse mask logits (n, m, m) -> (n, size, size), bilinearly and corner to corner, as FAIR."""
-    return F.interpolate(logits[:, None], (size, size), mode="bilinear", align_corners=True)[:, 0]
+    """Coarse mask logits (n, m, m) -> (n, size, size), bilinearly and corner to corner, as FAIR.
+
+    In float32 at least: a mean of float16's largest values may be rounded to infinity.
+    """
+    wide = logits[:, None].to(torch.promote_types(logits.dtype, torch.float32))
+    return F.interpolate(wide, (size, size), mode="bilinear", align_corners=True)[:, 0]
 
 
 def _separate_branches(

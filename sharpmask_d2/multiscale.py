@@ -94,5 +94,6 @@ class Multiscale(nn.Module):
         logits = [resize_masks(coarse_masks, self.window_size)]
         for skip in skip_windows:
             size = (self.window_size, self.window_size)
-            logits.append(F.interpolate(skip, size, mode="bilinear", align_corners=False)[:, 0])
+            wide = skip.to(logits[0].dtype)  # see resize_masks
+            logits.append(F.interpolate(wide, size, mode="bilinear", align_corners=False)[:, 0])
         return torch.stack(logits).mean(dim=0)

@@ -17,14 +17,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.registry import Registry
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instseg_d2.errors import ConfigError
 from instseg_d2.registry import look_up
 
-from .losses import mask_losses
+from .losses import focal_loss, mask_losses
 from .mask_targets import batch_targets
 from .matcher import Match, build_matcher
 
@@ -167,7 +166,7 @@ class SparseInstCriterion(nn.Module):
                 losses |= self._mask_losses(outputs, gt_masks, pairs, totals, scale_factor)
         if set(self.items) != set(LOSS_ITEMS):
             # Heads without a loss stay in the graph, which DistributedDataParallel needs.
-            unused = sum(value.sum() for value in outputs.values()) * 0
+            unused = _zero_of(*outputs.values())
             losses = {name: value + unused for name, value in losses.items()}
         return losses
 
@@ -182,9 +181,7 @@ class SparseInstCriterion(nn.Module):
         logits = outputs["pred_logits"].flatten(0, 1)
         targets = torch.zeros_like(logits)
         targets[pred_index, torch.cat(gt_classes)[gt_index]] = 1
-        loss = sigmoid_focal_loss(
-            logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma, reduction="sum"
-        )
+        loss = focal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
         return self.class_weight * loss / totals.num_instances
 
     def _mask_losses(
@@ -199,7 +196,7 @@ class SparseInstCriterion(nn.Module):
         if not len(pred_index):
             # A mean over nothing is NaN; these zeros keep every head in the graph, which
             # DistributedDataParallel needs.
-            zero = outputs["pred_masks"].sum() * 0 + outputs["pred_scores"].sum() * 0
+            zero = _zero_of(outputs["pred_masks"], outputs["pred_scores"])
             return {"loss_mask": zero, "loss_dice": zero, "loss_objectness": zero}
         num_matches = totals.num_matches(outputs["pred_masks"].shape[1])
         pred_masks = outputs["pred_masks"].flatten(0, 1).index_select(0, pred_index)
@@ -218,6 +215,11 @@ class SparseInstCriterion(nn.Module):
 
 def _at_least_float32(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _zero_of(*values: Tensor) -> Tensor:
+    """0 whatever the values are, infinite ones included, with a gradient of 0 for each of them."""
+    return torch.stack([value.flatten()[:0].sum() for value in values]).sum()
 
 
 def _in_batch(

@@ -140,13 +140,15 @@ class InstanceBranch(nn.Module):
         Returns:
             (B, G*N, dim).
         """
-        prob = self.activations(iam_logits)
-        # Dividing after the product is the same and touches fewer values, but before the division
-        # the sums over pixels are more than float16 can hold.
+        is_float16 = iam_logits.dtype == torch.float16
+        prob = self.activations(iam_logits.float() if is_float16 else iam_logits)
         dtype = torch.promote_types(prob.dtype, torch.float32)
         total = prob.sum(dim=-1, keepdim=True, dtype=dtype).clamp(min=1e-6)
-        if prob.dtype == torch.float16:
-            return (prob / total).to(prob.dtype) @ feature.transpose(1, 2)
+        # Dividing after the product is the same and touches fewer values. But before the division
+        # the sums over pixels are more than float16 can hold, and so is, where all of a map is near
+        # 0, the gradient of what is divided.
+        if is_float16:
+            return (prob / total).to(feature.dtype) @ feature.transpose(1, 2)
         return (prob @ feature.transpose(1, 2)) / total
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

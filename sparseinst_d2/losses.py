@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .mask_resize import upsample
 
@@ -40,6 +41,27 @@ def pairwise_dice(pred_probs: Tensor, gt_masks: Tensor) -> Tensor:
         torch.linalg.vector_norm(masks, dim=1).square() for masks in (pred_probs, gt_masks)
     )
     return numerator / (pred_squares[:, None] + gt_squares + DICE_EPSILON)
+
+
+def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Sum of the focal loss, a_t (1 - p_t)^gamma * -log(p_t) (RetinaNet's equation 5).
+
+    fvcore's has the derivative NaN with a gamma between 0 and 1 where 1 - p_t is rounded to 0. Here
+    both factors come from the logit: -log(p_t) = softplus(-x_t), 1 - p_t = exp(-softplus(x_t)).
+
+    Args:
+        logits: of any shape.
+        targets: of the same, 0 or 1.
+        alpha: weight of the targets 1, 1 - alpha that of the others; negative for no weights.
+        gamma: at least 0.
+    """
+    signed = logits * (targets * 2 - 1)  # x_t: the logit of the right answer's probability p_t
+    loss = F.softplus(-signed)
+    if gamma:
+        loss = loss * (F.softplus(signed) * -gamma).exp()
+    if alpha >= 0:
+        loss = loss * (targets * (2 * alpha - 1) + (1 - alpha))
+    return loss.sum()
 
 
 def mask_losses(

@@ -1,10 +1,20 @@
+from collections.abc import Callable
+
 import pytest
 import torch
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 from torch.nn import functional as F
 
 from sparseinst_d2 import losses
-from sparseinst_d2.losses import mask_losses, pairwise_dice
+from sparseinst_d2.losses import focal_loss, mask_losses, pairwise_dice
+
+
+def value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    value = function(x)
+    (gradient,) = torch.autograd.grad(value, x)
+    return value.detach(), gradient
 
 
 def of_pairs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,3 +102,28 @@ def test_gradients(
 def test_ious_have_no_gradient() -> None:
     logits, targets = torch.randn(3, 10, requires_grad=True), torch.rand(3, 10)
     assert not of_pairs(logits, targets)[2].requires_grad
+
+
+@pytest.mark.parametrize("alpha", [0.25, -1.0])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_is_that_of_fvcore(alpha: float, gamma: float) -> None:
+    logits, targets = torch.randn(40, 3) * 5, (torch.rand(40, 3) > 0.5).float()
+    found = value_and_gradient(lambda x: focal_loss(x, targets, alpha=alpha, gamma=gamma), logits)
+    expected = value_and_gradient(
+        lambda x: sigmoid_focal_loss(x, targets, alpha=alpha, gamma=gamma, reduction="sum"), logits
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0])
+def test_focal_loss_learns_from_any_logit(gamma: float) -> None:
+    """Right answers cost nothing, wrong ones what they are off by; neither gradient is NaN."""
+    logits = torch.tensor([-65504.0, -200.0, -17.0, 17.0, 200.0, 65504.0])
+    for sign in (1, -1):  # what is right for a target of 1 is wrong for one of 0
+        targets = torch.full_like(logits, sign > 0)
+        loss, gradient = value_and_gradient(
+            lambda x, t=targets: focal_loss(x, t, alpha=-1, gamma=gamma), logits
+        )
+        assert loss.item() == pytest.approx(65504 + 200 + 17, rel=1e-6)
+        expected = torch.where(logits * sign < 0, -float(sign), 0.0)
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5)
