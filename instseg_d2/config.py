@@ -43,6 +43,14 @@ def add_shared_config(cfg: CN) -> None:
     # instseg_d2/engine/accumulation.py for what is equal and what is not.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
 
+    # When a loss or a gradient is infinite or NaN: "raise" an error that names the images, or
+    # "skip" the step and go on. Either way the step is saved as OUTPUT_DIR/nonfinite_ITERATION.pth,
+    # for tools/replay_batch.py. Gradients that overflow while float16's scaler searches its scale
+    # do not count.
+    cfg.SOLVER.ON_NONFINITE = "raise"
+    # So many steps are skipped in all, those before --resume included; one more raises.
+    cfg.SOLVER.MAX_NONFINITE_SKIPS = 10
+
     # An exponential moving average of the weights. Where it is enabled, evaluations in the course
     # of the training, its checkpoints and model_final.pth have the average; a checkpoint also has
     # the weights that --resume goes on training.

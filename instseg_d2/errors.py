@@ -21,6 +21,10 @@ class NonFiniteError(DataError):
     """A model's answer to an image that holds infinite values or NaN: the model is at fault."""
 
 
+class NonFiniteStepError(UserError, FloatingPointError):
+    """A training step with losses or gradients that are infinite or NaN."""
+
+
 class WeightsError(UserError):
     """A weights file that is absent, damaged or belongs to another model."""
 
