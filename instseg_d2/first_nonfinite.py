@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class FirstNonFinite:
     """Watches a model's forward and backward pass; a context manager.
 
-    Modules tell in the order in which they finish, so that the innermost one that a value comes
-    from is the first.
+    Modules tell when they are given something and when they finish, so that the first one is the
+    innermost that a value comes from.
 
     Attributes:
         found: what was seen first, in words; "" for nothing so far.
@@ -24,8 +24,8 @@ class FirstNonFinite:
 
     def __enter__(self) -> "FirstNonFinite":
         for name, module in self.model.named_modules():
-            hook = self._after_forward(name or "the model itself")
-            self._handles.append(module.register_forward_hook(hook))
+            self._handles.append(module.register_forward_pre_hook(self._before_forward(name)))
+            self._handles.append(module.register_forward_hook(self._after_forward(name)))
         for name, parameter in self.model.named_parameters():
             if not all_finite(parameter):
                 self._note(f"before the step, in the weights: {name}")
@@ -52,21 +52,26 @@ class FirstNonFinite:
     def _note(self, words: str) -> None:
         self.found = self.found or words
 
+    def _before_forward(self, name: str) -> Callable[[nn.Module, Any], None]:
+        parent, _, part = name.rpartition(".")
+
+        def look(module: nn.Module, inputs: Any) -> None:
+            if part and not all_finite(inputs):
+                giver = _in_words(parent)
+                words = f"what {giver} gives to its part {part} ({type(module).__name__})"
+                self._note(f"in the forward pass: {words}")
+
+        return look
+
     def _after_forward(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            if not all_finite(inputs):
-                self._note(
-                    f"in the forward pass: what is given to {name} ({type(module).__name__})"
-                )
-            elif not all_finite(outputs):
-                self._note(
-                    f"in the forward pass: what comes out of {name} ({type(module).__name__}); "
-                    "what goes in is finite"
-                )
-            words = f"in the backward pass: the gradient of what comes out of {name}"
+            words = f"what comes out of {_in_words(name)} ({type(module).__name__})"
+            if not all_finite(outputs):
+                self._note(f"in the forward pass: {words}")
             for tensor in _tensors(outputs):
                 if tensor.requires_grad:
-                    tensor.register_hook(self._looks_at_gradient(words))
+                    gradient = f"in the backward pass: the gradient of {words}"
+                    tensor.register_hook(self._looks_at_gradient(gradient))
 
         return look
 
@@ -76,6 +81,10 @@ class FirstNonFinite:
                 self._note(words)
 
         return look
+
+
+def _in_words(name: str) -> str:
+    return name or "the model itself"
 
 
 def all_finite(value: Any) -> bool:

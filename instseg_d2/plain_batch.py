@@ -54,7 +54,8 @@ def from_plain(value: Any) -> Any:
     """The inverse of :func:`to_plain`, on the CPU.
 
     Raises:
-        KeyError, TypeError, ValueError: it is no answer of that function.
+        AssertionError, AttributeError, LookupError, TypeError, ValueError: it is no answer of that
+            function.
     """
     if isinstance(value, (list, tuple)):
         return type(value)(map(from_plain, value))

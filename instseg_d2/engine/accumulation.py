@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .amp import MixedPrecisionTrainer
@@ -71,7 +71,9 @@ class AccumulatingTrainer(MixedPrecisionTrainer):
         batches = [next(self._data_loader_iter) for _ in range(self.num_batches)]
         data_time = time.perf_counter() - start
 
-        shares, more = self._normalisation(batches)
+        shares, more = normalisation(self.model, batches)
+        if self.guard is not None:
+            self.guard.before_step(batches)
         self.optimizer.zero_grad()
         total: dict[str, Tensor] = {}
         for index, (batch, share) in enumerate(zip(batches, shares, strict=True)):
@@ -83,18 +85,24 @@ class AccumulatingTrainer(MixedPrecisionTrainer):
                 total[name] = total.get(name, 0) + value.detach()
         self._finish_step(total, data_time)
 
-    def _normalisation(self, batches: list[Batch]) -> tuple[list[float], dict[str, Any]]:
-        """The weight of each batch's losses, and what else ``forward`` is given."""
-        model = self.model
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        if hasattr(model, "step_totals"):
-            return [1.0] * len(batches), {"step_totals": model.step_totals(batches)}
-        num_images = sum(len(batch) for batch in batches)
-        return [len(batch) / num_images for batch in batches], {}
-
     def _synchronised(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
         """Processes exchange gradients once a step: the sum, with the last batch."""
         if isinstance(self.model, DistributedDataParallel) and not is_last:
             return self.model.no_sync()
         return contextlib.nullcontext()
+
+
+def normalisation(model: nn.Module, batches: list[Batch]) -> tuple[list[float], dict[str, Any]]:
+    """The weight of each batch's losses in a step, and what else ``forward`` is given.
+
+    Args:
+        model: may be wrapped in ``DistributedDataParallel``.
+        batches: of one step, in this process.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    step_totals: Any = getattr(model, "step_totals", None)
+    if step_totals is not None:
+        return [1.0] * len(batches), {"step_totals": step_totals(batches)}
+    num_images = sum(len(batch) for batch in batches)
+    return [len(batch) / num_images for batch in batches], {}

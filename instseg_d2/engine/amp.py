@@ -1,12 +1,18 @@
 """Detectron2's training loop in mixed precision, on any device that PyTorch's autocast knows."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .nonfinite import StepGuard
 
 
 class MixedPrecisionTrainer(SimpleTrainer):
@@ -15,7 +21,13 @@ class MixedPrecisionTrainer(SimpleTrainer):
     Detectron2's own ``AMPTrainer`` runs on CUDA alone and always scales. Checkpoints go both ways:
     the scaler is stored under its name there, ``grad_scaler``; a run that has no scaler leaves the
     stored one unread, and one that finds none starts with a new one.
+
+    Attributes:
+        guard: looks at each step before it is taken; None: a loss that is not finite raises
+            ``FloatingPointError``, and gradients are not looked at.
     """
+
+    guard: StepGuard | None = None
 
     def __init__(
         self,
@@ -58,14 +70,16 @@ class MixedPrecisionTrainer(SimpleTrainer):
         """One iteration.
 
         Raises:
-            FloatingPointError: the loss is not finite. Gradients that are not finite, with a loss
-                that is, make the scaler skip the step and lower its scale.
+            FloatingPointError: the loss is not finite, or see the guard. Gradients that are not
+                finite, with a loss that is, make the scaler skip the step and lower its scale.
         """
         assert self.model.training, "the model was changed to eval mode"
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
+        if self.guard is not None:
+            self.guard.before_step([data])
         if self.zero_grad_before_forward:
             self.optimizer.zero_grad()
         losses = self._forward(data)
@@ -77,6 +91,9 @@ class MixedPrecisionTrainer(SimpleTrainer):
     def _finish_step(self, losses: dict[str, Tensor], data_time: float) -> None:
         """All that comes after the backward pass."""
         self.after_backward()
+        if self.guard is not None and not self.guard.allows_step(self.iter, losses):
+            get_event_storage().put_scalar("nonfinite_skips", self.guard.num_skipped)
+            return
         if self.async_write_metrics:
             self.concurrent_executor.submit(self._write_metrics, losses, data_time, iter=self.iter)
         else:
@@ -110,6 +127,8 @@ class MixedPrecisionTrainer(SimpleTrainer):
         state = super().state_dict()
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
+        if self.guard is not None:
+            state["guard"] = self.guard.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -117,3 +136,5 @@ class MixedPrecisionTrainer(SimpleTrainer):
         # A scaler that was disabled, as Detectron2's is without CUDA, has an empty state.
         if self.grad_scaler is not None and state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if self.guard is not None and "guard" in state_dict:
+            self.guard.load_state_dict(state_dict["guard"])

@@ -170,8 +170,9 @@ class StepGuard:
             )
         if self.num_skipped > self.max_skips:
             raise NonFiniteStepError(
-                f"{reports}\nNot skipped, since SOLVER.MAX_NONFINITE_SKIPS is {self.max_skips}, and "
-                "so many were before: the training has diverged, or the data is at fault"
+                f"{reports}\nNot skipped, since as many were before as "
+                f"SOLVER.MAX_NONFINITE_SKIPS allows, {self.max_skips}: the training has diverged, "
+                "or the data is at fault"
             )
         logger.warning("%s\nSkipped, %d of at most %d.", reports, self.num_skipped, self.max_skips)
         return False
@@ -225,7 +226,7 @@ class StepGuard:
         return "\n  ".join(lines)
 
     def _save(self, iteration: int, report: str, found: _Findings) -> str:
-        """Save the step; in words where, or why not."""
+        """Save the step; in words where, or why not: the report matters more."""
         suffix = f"_rank{comm.get_rank()}" if comm.get_rank() else ""
         path = os.path.join(self.output_dir, f"nonfinite_{iteration:07d}{suffix}.pth")
         record = StepRecord(
@@ -241,7 +242,7 @@ class StepGuard:
         )
         try:
             record.save(path)
-        except OSError as error:  # a full disk, for example; the report matters more
+        except (OSError, RuntimeError) as error:  # a full disk, for example
             return f"the step could not be saved: {error}"
         return f"saved; where it begins: python tools/replay_batch.py {path}"
 

@@ -20,6 +20,7 @@ from ..errors import DataError
 from ..first_nonfinite import FirstNonFinite
 from ..modeling import AMP_DTYPES, build_model
 from ..plain_batch import from_plain, to_plain
+from .accumulation import normalisation
 
 FORMAT = "instseg-d2 training step 1"
 PRECISIONS = {"float32": torch.float32, **AMP_DTYPES}
@@ -74,7 +75,7 @@ class StepRecord:
             raise DataError(refusal)
         try:
             record = cls(**{**content, "batches": from_plain(content["batches"])})
-        except (KeyError, TypeError, ValueError) as error:
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise DataError(f"{refusal}: {type(error).__name__}: {error}") from error
         if record.precision not in PRECISIONS:
             raise DataError(f"{refusal}: its precision is {record.precision!r}")
@@ -124,23 +125,19 @@ def replay_with(record: StepRecord, model: nn.Module, device: str) -> Replayed:
     with _random_state(record.rng, device_type), FirstNonFinite(model) as watch:
         for batch in record.batches:
             watch.look_at_batch(batch)
-        more = step_arguments(model, record.batches)
-        for batch in record.batches:
+        shares: list[float] = [1.0]
+        more: dict[str, Any] = {}
+        if len(record.batches) > 1:
+            shares, more = normalisation(model, record.batches)
+        for batch, share in zip(record.batches, shares, strict=True):
             with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
                 output = model(batch, **more)
             output = {"total_loss": output} if isinstance(output, Tensor) else output
+            output = {name: share * value for name, value in output.items()}
             for name, value in output.items():
                 losses[name] = losses.get(name, 0.0) + value.item()
             (cast(Tensor, sum(output.values())) * record.loss_scale).backward()
     return Replayed(losses, watch.found)
-
-
-def step_arguments(model: nn.Module, batches: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """What ``forward`` is given beside each of several batches of one step."""
-    step_totals = getattr(model, "step_totals", None)
-    if len(batches) == 1 or step_totals is None:
-        return {}
-    return {"step_totals": step_totals(batches)}
 
 
 def config_of(record: StepRecord) -> CfgNode:

@@ -18,7 +18,7 @@ from detectron2.data.build import (
     print_instances_class_histogram,
 )
 from detectron2.data.catalog import MetadataCatalog
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, hooks
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
@@ -36,6 +36,7 @@ from .accumulation import AccumulatingTrainer, SplitBatches
 from .amp import MixedPrecisionTrainer
 from .averaging import AverageWeights, check_averaging
 from .gradient_norm import GradientNorm
+from .nonfinite import StepGuard, check_nonfinite
 from .pictures import DrawBatches
 from .progress import ProgressBar
 from .run_report import log_schedule
@@ -65,6 +66,7 @@ class Trainer(DefaultTrainer, EndableLoop):
         check_training(cfg, comm.get_world_size())
         check_averaging(cfg)
         check_selection(cfg)
+        check_nonfinite(cfg)
         check_test_datasets(cfg)
         with warnings.catch_warnings():
             # Of the loop that Detectron2 makes for mixed precision, which is for CUDA alone.
@@ -75,19 +77,30 @@ class Trainer(DefaultTrainer, EndableLoop):
         # After DefaultTrainer has registered it with this trainer: it reads the one it has last.
         self._trainer.register_hooks([self._gradient_norm])
 
-    def _build_loop(self) -> SimpleTrainer:
-        """What takes the steps; DefaultTrainer's own where nothing else is asked for."""
-        num_batches, is_mixed = self.cfg.SOLVER.ACCUMULATE_STEPS, self.cfg.SOLVER.AMP.ENABLED
-        if num_batches == 1 and not is_mixed:
-            return self._trainer
+    def _build_loop(self) -> MixedPrecisionTrainer:
+        """What takes the steps, in mixed precision or not."""
+        cfg = self.cfg
+        num_batches, is_mixed = cfg.SOLVER.ACCUMULATE_STEPS, cfg.SOLVER.AMP.ENABLED
         args = (self.model, self.data_loader, self.optimizer)
         kwargs: dict[str, Any] = {
-            "device_type": torch.device(self.cfg.MODEL.DEVICE).type,
-            "dtype": amp_dtype(self.cfg) if is_mixed else torch.float32,
+            "device_type": torch.device(cfg.MODEL.DEVICE).type,
+            "dtype": amp_dtype(cfg) if is_mixed else torch.float32,
         }
         if num_batches == 1:
-            return MixedPrecisionTrainer(*args, **kwargs)
-        return AccumulatingTrainer(*args, num_batches=num_batches, **kwargs)
+            loop = MixedPrecisionTrainer(*args, **kwargs)
+        else:
+            loop = AccumulatingTrainer(*args, num_batches=num_batches, **kwargs)
+        loop.guard = StepGuard(
+            self.model,
+            self.optimizer,
+            action=cfg.SOLVER.ON_NONFINITE,
+            max_skips=cfg.SOLVER.MAX_NONFINITE_SKIPS,
+            output_dir=cfg.OUTPUT_DIR,
+            config=cfg.dump(),
+            precision=loop.dtype,
+            grad_scaler=loop.grad_scaler,
+        )
+        return loop
 
     def build_hooks(self) -> list[HookBase | None]:
         cfg = self.cfg

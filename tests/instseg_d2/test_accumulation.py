@@ -178,7 +178,7 @@ def test_a_training_sees_the_images_that_a_large_batch_has(tiny_overrides: list[
         assert torch.equal(large["image"], small["image"])
 
 
-def test_without_accumulation_the_loop_is_that_of_detectron2(
+def test_without_accumulation_the_loop_takes_a_batch_a_step(
     tiny_overrides: list[str], tmp_path: Path
 ) -> None:
     loops = {}
@@ -186,4 +186,4 @@ def test_without_accumulation_the_loop_is_that_of_detectron2(
         cfg = tiny_config(tiny_overrides, "SOLVER.ACCUMULATE_STEPS", steps)
         cfg.OUTPUT_DIR = str(tmp_path)
         loops[steps] = type(Trainer(cfg)._trainer)
-    assert loops == {"1": SimpleTrainer, "2": AccumulatingTrainer}
+    assert loops == {"1": MixedPrecisionTrainer, "2": AccumulatingTrainer}

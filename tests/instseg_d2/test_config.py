@@ -9,6 +9,7 @@ from instseg_d2.checkpoint import LoadOptions
 from instseg_d2.config import known_keys, load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.engine.averaging import check_averaging
+from instseg_d2.engine.nonfinite import check_nonfinite
 from instseg_d2.engine.run_report import log_schedule
 from instseg_d2.engine.selection import check_selection
 from instseg_d2.errors import ConfigError
@@ -111,6 +112,7 @@ def reads_of(cfg: CfgNode, patch: pytest.MonkeyPatch) -> set[str]:
     check_training(cfg)
     check_averaging(cfg)
     check_selection(cfg)
+    check_nonfinite(cfg)
     build_lr_scheduler(cfg, build_optimizer(cfg, build_model(cfg)))
     for family in model_families():
         family.build_mapper(cfg, True)

@@ -54,18 +54,18 @@ def test_then_the_weights() -> None:
 
 def test_then_the_innermost_module_that_it_comes_from() -> None:
     found = first(Net(Reciprocal()), torch.zeros(2))
-    assert found.startswith("in the forward pass: what comes out of middle.1 (Reciprocal)")
+    assert found == "in the forward pass: what comes out of middle.1 (Reciprocal)"
 
 
-def test_what_is_made_between_modules_is_told_by_who_gets_it() -> None:
+def test_what_is_made_between_modules_is_told_by_who_makes_and_who_gets_it() -> None:
     class Between(Net):
         def forward(self, batch: list[dict[str, Tensor]]) -> dict[str, Tensor]:
             return {"loss": self.last(self.first(batch[0]["image"]).log()).sum()}
 
     found = first(Between(nn.Identity()), torch.zeros(2))
-    assert found == "in the forward pass: what is given to last (Linear)"
+    assert found == "in the forward pass: what the model itself gives to its part last (Linear)"
 
 
 def test_then_the_gradients_in_the_order_of_the_backward_pass() -> None:
     found = first(Net(Root()), torch.zeros(2))
-    assert found == "in the backward pass: the gradient of what comes out of middle.0"
+    assert found == "in the backward pass: the gradient of what comes out of middle.0 (ReLU)"

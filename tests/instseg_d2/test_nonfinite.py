@@ -2,18 +2,22 @@
 
 import logging
 import pickle
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, distributed, nn
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from instseg_d2.config import load_config
+from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.engine import Trainer
 from instseg_d2.engine.nonfinite import StepGuard, check_nonfinite
-from instseg_d2.engine.replay import StepRecord, replay_with
+from instseg_d2.engine.replay import FORMAT, StepRecord, replay, replay_with
 from instseg_d2.errors import ConfigError, DataError, NonFiniteStepError, UserError
 
 
@@ -127,7 +131,7 @@ def test_the_skips_are_counted_also_over_a_resumed_training(tmp_path: Path) -> N
     resumed_model, resumed = guarded(tmp_path, action="skip", max_skips=2)
     resumed.load_state_dict(guard.state_dict())
     assert not step(resumed_model, resumed, batch_of(torch.nan), 3)
-    with pytest.raises(NonFiniteStepError, match=r"MAX_NONFINITE_SKIPS is 2"):
+    with pytest.raises(NonFiniteStepError, match=r"MAX_NONFINITE_SKIPS allows, 2"):
         step(resumed_model, resumed, batch_of(torch.nan), 4)
 
 
@@ -142,11 +146,20 @@ def test_a_scaler_that_searches_is_left_alone_until_its_scale_is_1(
     assert not step(model, guard, batch_of(torch.nan))  # the loss counts whatever the scale
 
 
-def test_a_step_that_cannot_be_saved_is_reported_nevertheless(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    model, guard = guarded(tmp_path / "file")
-    with pytest.raises(NonFiniteStepError, match=r"loss_b is nan(.|\n)*could not be saved"):
+@pytest.mark.parametrize("error", [OSError("No space left"), RuntimeError("unexpected pos 64")])
+def test_a_step_that_cannot_be_saved_is_reported_nevertheless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """PyTorch's writer has an error of its own for a full disk."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    model, guard = guarded(tmp_path)
+    with pytest.raises(NonFiniteStepError, match=rf"loss_b is nan(.|\n)*not be saved: {error}"):
         step(model, guard, batch_of(torch.nan))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -194,11 +207,78 @@ def test_files_of_strangers_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     Path("pickle.pth").write_bytes(pickle.dumps(Harmful()))
     Path("text.pth").write_text("hello")
     torch.save({"model": {}}, "checkpoint.pth")
-    torch.save({"format": "instseg-d2 training step 1", "batches": []}, "part.pth")
-    for name in ("harmful", "pickle", "text", "checkpoint", "part"):
+    torch.save({"format": FORMAT, "batches": []}, "part.pth")
+    no_instances = [[{"__class__": "Instances", "image_size": 3, "gt_boxes": 2}]]
+    torch.save({"format": FORMAT, "batches": no_instances}, "odd.pth")
+    for name in ("harmful", "pickle", "text", "checkpoint", "part", "odd"):
         with pytest.raises(DataError, match=rf"{name}\.pth"):
             StepRecord.load(f"{name}.pth")
     assert not Path("harm").exists()
+
+
+# ---------------------------------------------------------------------------- whole trainings
+
+
+def spoiled(batches: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    for number, batch in enumerate(batches):
+        if number == 3:
+            batch[0]["image"] = torch.full(batch[0]["image"].shape, torch.nan)
+        yield batch
+
+
+class SpoiledTrainer(Trainer):
+    """Meets an image that is not finite in its fourth batch."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterator[list[dict[str, Any]]]:
+        return spoiled(super().build_train_loader(cfg))
+
+
+def spoiled_training(overrides: list[str], output: Path, *more: str) -> SpoiledTrainer:
+    cfg = load_config("sparseinst/sparse_inst_r50_giam", [*overrides, *more])
+    cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(output), ()
+    register_embedded_data(cfg)
+    trainer = SpoiledTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    return trainer
+
+
+MORE = {
+    "float32": [],
+    "bfloat16": ["SOLVER.AMP.ENABLED", "True"],
+    "accumulation": ["SOLVER.ACCUMULATE_STEPS", "2"],
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_training_names_the_images_and_the_step_can_be_replayed(
+    tiny_overrides: list[str], tmp_path: Path, name: str
+) -> None:
+    trainer = spoiled_training(tiny_overrides, tmp_path, *MORE[name])
+    with pytest.raises(NonFiniteStepError, match=r"loss_ce is nan(.|\n)*\.png \(image id "):
+        trainer.train()
+    iteration = 1 if name == "accumulation" else 3
+    record = StepRecord.load(str(tmp_path / f"nonfinite_{iteration:07d}.pth"))
+    assert record.precision == ("bfloat16" if name == "bfloat16" else "float32")
+    assert len(record.batches) == (2 if name == "accumulation" else 1)
+    replayed = replay(record)
+    spoiled = record.batches[-1][0]["file_name"]
+    assert replayed.first == f"in the data: image {spoiled}"
+    assert replayed.losses == pytest.approx(record.losses, nan_ok=True)
+
+
+def test_a_training_that_skips_goes_on_and_remembers(
+    tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    skip = ["SOLVER.ON_NONFINITE", "skip", "SOLVER.MAX_ITER"]
+    trainer = spoiled_training(tiny_overrides, tmp_path, *skip, "5")
+    trainer.train()
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert final["iteration"] == 4
+    assert all(torch.isfinite(value).all() for value in final["model"].values())
+    assert trainer.storage.histories()["nonfinite_skips"].latest() == 1
+    resumed = spoiled_training(tiny_overrides, tmp_path, *skip, "6")
+    assert resumed._trainer.guard.num_skipped == 1
 
 
 # ------------------------------------------------------------------------- several processes
