@@ -19,12 +19,13 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
+from instseg_d2.command_line import add_debug_option, one_line_errors
 from instseg_d2.config import load_config
 from instseg_d2.data.own_files import check_own_files
 from instseg_d2.data.own_options import add_own_data_options, own_data_overrides
 from instseg_d2.engine import Trainer, check_test_datasets, setup
 from instseg_d2.engine.run_report import warn_of_untrained_parts
-from instseg_d2.errors import ConfigError, UserError, user_message
+from instseg_d2.errors import ConfigError
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
 from instseg_d2.modeling import check_device, check_training
 
@@ -49,7 +50,8 @@ def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> None:
     """What one process does, of ``--num-gpus`` on each of ``--num-machines``."""
-    try:
+    how_to_go_on = "" if args.eval_only else "; --resume goes on from the last checkpoint"
+    with one_line_errors(args, interrupted=f"interrupted{how_to_go_on}"):
         cfg = setup(args)
         if args.eval_only:
             evaluate(cfg, args.resume)
@@ -59,18 +61,17 @@ def run(args: argparse.Namespace) -> None:
         if cfg.DATASETS.OWN.TRAIN_JSON:
             warn_of_untrained_parts(trainer.checkpointer.report, cfg.MODEL.WEIGHTS)
         trainer.train()
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
 
 
 def main() -> None:
     """Parse the command line and start the processes."""
     parser = default_argument_parser()
     parser.add_argument("--progress-bar", action="store_true", help="show a bar while training")
+    add_debug_option(parser)
     add_own_data_options(parser)
     args = parser.parse_args()
     args.opts = [*args.opts, *own_data_overrides(args)]
-    try:
+    with one_line_errors(args):
         # Before any process starts, so that a slip gives one message and not one per GPU.
         cfg = load_config(args.config_file, args.opts)
         check_device(cfg, args.num_gpus)
@@ -78,8 +79,6 @@ def main() -> None:
         if not args.eval_only:
             # Detectron2 takes --num-gpus 0 as one process, too.
             check_training(cfg, max(args.num_gpus * args.num_machines, 1))
-    except UserError as error:
-        sys.exit(f"error: {user_message(error)}")
     try:
         launch(
             run,

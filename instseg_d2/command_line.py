@@ -23,8 +23,13 @@ def new_parser(description: str | None, **options: Any) -> argparse.ArgumentPars
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **options,
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_debug_option(parser)
     return parser
+
+
+def add_debug_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--debug``, which :func:`one_line_errors` reads."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_overrides(parser: argparse.ArgumentParser, name: str = "opts") -> None:
@@ -72,7 +77,7 @@ def one_line_errors(
     that are not there, a full disk), and on Ctrl-C; with the traceback if ``args.debug``.
 
     Args:
-        args: of a parser that :func:`new_parser` made.
+        args: of a parser with ``--debug``, as :func:`new_parser` makes them.
         after: is put behind an ``OSError``'s message, after a semicolon: what is saved, for
             example.
         interrupted: what is said on Ctrl-C; the exit status is 130 then.
