@@ -68,6 +68,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"),
         help="of the image, which is then not resized; default: 480 x 640, resized as configured",
     )  # fmt: skip
+    parser.add_argument(
+        "--output-size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="of the results; default: that of the image",
+    )  # fmt: skip
     parser.add_argument("--batch", type=positive, default=1, help="images (default: 1)")
     parser.add_argument("--device", default="", choices=["cpu", "cuda"], help="default: a GPU")
     parser.add_argument("--precision", default="float32", choices=list(PRECISIONS))

@@ -44,7 +44,11 @@ def write_picture(folder: str | Path, size: tuple[int, int]) -> Path:
 def make_inputs(cfg: CfgNode, settings: Settings) -> list[dict[str, Any]]:
     """A batch for inference: the same picture so many times, so that as much is found in each."""
     preprocess = ImagePreprocessor.from_config(cfg)
-    return [preprocess(random_picture(*settings.image_size)) for _ in range(settings.batch)]
+    inputs = [preprocess(random_picture(*settings.image_size)) for _ in range(settings.batch)]
+    if settings.output_size is not None:
+        height, width = settings.output_size
+        inputs = [{**each, "height": height, "width": width} for each in inputs]
+    return inputs
 
 
 @dataclass(frozen=True)

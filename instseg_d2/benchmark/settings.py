@@ -27,6 +27,7 @@ class Settings:
             ``MODEL.WEIGHTS`` is among them.
         size: (height, width) of the image, which the model then takes as it is; None for
             :data:`COCO_SIZE`, resized as the config says.
+        output_size: (height, width) that results are wanted at; None for the image's.
         batch: images in a batch.
         device: "cpu" or "cuda"; "" for ``MODEL.DEVICE`` of the overrides, or what there is.
         precision: "float32", "bfloat16" or "float16", of the product.
@@ -42,6 +43,7 @@ class Settings:
     config: str
     overrides: Sequence[str] = ()
     size: tuple[int, int] | None = None
+    output_size: tuple[int, int] | None = None
     batch: int = 1
     device: str = ""
     precision: str = "float32"

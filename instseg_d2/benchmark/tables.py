@@ -19,10 +19,11 @@ def report(result: dict[str, Any]) -> str:
     """
     machine, rates = result["machine"], result["rates"]
     versions = ", ".join(f"{key} {value}" for key, value in machine["versions"].items() if value)
+    size, wanted = result["image_size"], result["output_size"]
+    results = f", results {wanted[0]} x {wanted[1]}" if wanted else ""
     lines = [
-        f"{result['config']}: {result['mode']}, image {result['image_size'][0]} x "
-        f"{result['image_size'][1]} (height x width), batch {result['batch']}, "
-        f"{result['precision']}, {result['rounds']} rounds",
+        f"{result['config']}: {result['mode']}, image {size[0]} x {size[1]} (height x width)"
+        f"{results}, batch {result['batch']}, {result['precision']}, {result['rounds']} rounds",
         f"{machine['date']}, {machine['device']}, {machine['threads']} of {machine['cores']} "
         f"CPU threads, load {machine['load'] or 0:.1f} before; {versions}",
         f"measured at best: matrix product {rates['matmul'] / 1e9:.0f} GMAC/s, 3 x 3 convolution "

@@ -19,7 +19,9 @@ from instseg_d2.benchmark.models import build_models, make_inputs
 from instseg_d2.benchmark.proposals import CHOSEN
 from instseg_d2.benchmark.run import MODES, run
 from instseg_d2.benchmark.settings import Settings
+from instseg_d2.benchmark.tables import report
 from instseg_d2.benchmark.timing import Comparison, Side, measure, ratio
+from instseg_d2.config import load_config
 from tools import benchmark
 
 NAME = "sparseinst/sparse_inst_r50_giam"
@@ -51,6 +53,17 @@ def require_sound(part: dict[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------------------------- predictions
+
+
+def test_results_of_another_size(tiny_overrides: list[str]) -> None:
+    cfg = load_config(NAME, tiny_overrides)
+    (inputs,) = make_inputs(cfg, settings(tiny_overrides, output_size=(300, 400)))
+    assert (inputs["height"], inputs["width"]) == (300, 400)
+    result = run(
+        "prediction", settings(tiny_overrides, output_size=(300, 400), against="plain", rounds=1)
+    )
+    assert "results 300 x 400, batch 1" in report(result)
+    assert result["parts"]["postprocess"]["differences"]["plain"] < 1e-3
 
 
 def test_predictions_are_those_of_the_plain_way(tiny_overrides: list[str]) -> None:
