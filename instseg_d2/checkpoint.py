@@ -21,6 +21,7 @@ from torch import nn
 from instseg_d2.atomic_file import written_whole
 from instseg_d2.ema import WeightAverage
 from instseg_d2.errors import WeightsError
+from instseg_d2.remote_files import url_problem
 from instseg_d2.weights.backbone_match import match_backbone, require_backbone
 from instseg_d2.weights.file import Checkpoint, StateDict, file_kind, read_weights_file
 from instseg_d2.weights.folded_norms import folded_statistics, norms_are_folded
@@ -219,6 +220,8 @@ class InstSegCheckpointer(DetectionCheckpointer):
 
     def _require_file(self, path: str) -> None:
         url = urlparse(path)._replace(query="").geturl()
+        if (problem := url_problem(url)) is not None:
+            raise WeightsError(problem)
         try:
             local = self.path_manager.get_local_path(url)
         except Exception as error:  # from the network, the file system or Detectron2's catalogue

@@ -11,6 +11,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from .errors import ConfigError
 from .families import model_families
 from .model_zoo import find_config_file
+from .yaml_guard import check_yaml_file
 
 
 def add_shared_config(cfg: CN) -> None:
@@ -154,8 +155,11 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
     if config_file:
         path = find_config_file(config_file)
         try:
+            check_yaml_file(str(path))
             # Detectron2 would otherwise build any Python object that a YAML asks for.
             cfg.merge_from_file(str(path), allow_unsafe=False)
+        except ConfigError:
+            raise
         except yaml.constructor.ConstructorError as error:
             raise ConfigError(
                 f"{path} is refused: {error.problem} ({error.problem_mark}). Configs hold plain "
@@ -166,6 +170,8 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
             raise ConfigError(f"{path} is not valid YAML: {error}") from error
         except FileNotFoundError as error:
             raise ConfigError(f"{path}: its _BASE_ file is missing: {error.filename}") from error
+        except (RecursionError, MemoryError) as error:
+            raise ConfigError(f"{path}: a value is nested too deeply") from error
         except (AttributeError, TypeError) as error:
             raise ConfigError(f"{path}: not a config: KEY: VALUE pairs are wanted") from error
         except (AssertionError, KeyError, ValueError) as error:
@@ -182,6 +188,8 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
         )
     try:
         cfg.merge_from_list(list(overrides))
+    except (RecursionError, MemoryError) as error:
+        raise ConfigError("command line: a value is nested too deeply") from error
     except (AssertionError, KeyError, ValueError) as error:
         raise _explain(error, "command line", cfg) from error
     return cfg
@@ -198,6 +206,9 @@ def known_keys(cfg: CN, prefix: str = "") -> Iterator[str]:
 def _explain(error: Exception, where: str, cfg: CN) -> ConfigError:
     """A ``ConfigError`` for what yacs raised, with the nearest known key where one is unknown."""
     message = str(error.args[0]) if error.args else str(error)
+    if message.startswith("Type mismatch") and "\n" in message:  # it quotes a whole node
+        node = message.rsplit(":", 1)[-1].strip()
+        return ConfigError(f"{where}: {node} is a group of keys, not a value")
     if not message.startswith("Non-existent"):
         return ConfigError(f"{where}: {message}")
     key = message.rsplit(":", 1)[-1].strip()

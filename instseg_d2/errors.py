@@ -4,9 +4,30 @@
 wrong, where (file, image id, annotation id, config key) and what to do.
 """
 
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
 
 class UserError(Exception):
-    """Base of every error whose message is written for the user rather than for a developer."""
+    """Base of every error whose message is written for the user rather than for a developer.
+
+    What messages quote from files cannot steer the terminal that they are shown on.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_printable(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+def _printable(text: str) -> str:
+    """The text with escapes in place of control characters, except for the ends of lines."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
 
 
 class ConfigError(UserError, ValueError):
@@ -35,6 +56,40 @@ class DeviceError(UserError):
 
 class DependencyError(UserError):
     """A package that is not installed and was asked for."""
+
+
+def short_repr(value: Any) -> str:
+    """A value from a file for a message: one short line, whatever the value is.
+
+    Of containers only the first few entries and two levels are shown: a file can hold one that
+    refers to itself, or whose ``repr`` would be longer than the memory.
+    """
+    return _SHORT.repr(value)
+
+
+class _ShortRepr(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxstring = self.maxother = self.maxlong = 80
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 6
+
+    def repr1(self, x: Any, level: int) -> str:
+        """By what it is, not by its class's name: ``repr`` of an OrderedDict shows all."""
+        for kind in (dict, list, tuple, set, frozenset):
+            if isinstance(x, kind):
+                text: str = getattr(self, f"repr_{kind.__name__}")(x, level)
+                return text
+        if type(x) in (bool, int, float, complex, str, bytes) or x is None:
+            return super().repr1(x, level)
+        return f"a {type(x).__name__}"
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write out very long ones."""
+        return super().repr_int(x, level) if x.bit_length() < 1000 else "a very long number"
+
+
+_SHORT = _ShortRepr()
 
 
 def user_message(error: UserError) -> str:

@@ -79,7 +79,7 @@ def _read_metrics(path: str) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
             iteration = int(entry["iteration"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             torn += bool(line.strip())
             continue
         if entries and iteration < next(reversed(entries)):

@@ -9,7 +9,6 @@ evaluation overwrites with ``iscrowd``.
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -22,12 +21,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.utils.file_io import PathManager
 
-from instseg_d2.data.coco_json import (
-    check_coco_json,
-    polygon_problem,
-    read_coco_json,
-    rle_problem,
-)
+from instseg_d2.data.coco_json import check_coco_json, read_coco_json
+from instseg_d2.data.segmentation_checks import outline_problem, polygon_problem, rle_problem
 from instseg_d2.errors import DataError
 from instseg_d2.rle_masks import RLE
 
@@ -169,7 +164,7 @@ def read_ground_truth(json_file: str, name: str = "") -> GroundTruth:
         )
     try:
         return GroundTruth(content, name or json_file)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         check_coco_json(path, "loading")  # says which entry is at fault, if it is a usual fault
         raise DataError(
             f"{json_file} cannot be used as a COCO annotation file ({type(error).__name__}: "
@@ -213,10 +208,8 @@ def rle_of(segmentation: Any, image_size: tuple[int, int], where: str) -> RLE:
         problem = rle_problem(segmentation, *image_size)
     elif isinstance(segmentation, list):
         # pycocotools guesses by the first polygon what the others are; it bears short ones.
-        infinite = not all(map(_is_finite, segmentation))
-        problem = polygon_problem(segmentation[0]) or (
-            "a polygon has a coordinate that is not a finite number" if infinite else None
-        )
+        problems = (outline_problem(polygon) for polygon in segmentation)
+        problem = polygon_problem(segmentation[0]) or next(filter(None, problems), None)
     else:
         problem = f"'segmentation' is a {type(segmentation).__name__}"
     if problem is not None:
@@ -226,13 +219,6 @@ def rle_of(segmentation: Any, image_size: tuple[int, int], where: str) -> RLE:
     if isinstance(segmentation["counts"], list):
         return mask_util.frPyObjects(segmentation, *image_size)
     return segmentation
-
-
-def _is_finite(polygon: Any) -> bool:
-    try:
-        return math.isfinite(sum(polygon))
-    except TypeError:
-        return False
 
 
 def _annotations_by_image(content: dict[str, Any], name: str) -> dict[Any, list[Annotation]]:

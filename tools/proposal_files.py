@@ -125,7 +125,9 @@ def images_of(args: argparse.Namespace) -> list[dict[str, Any]]:
 def annotated_images(path: str) -> list[dict[str, Any]]:
     """The images that a COCO file lists."""
     images = read_coco_json(path).get("images")
-    if not isinstance(images, list) or not all("id" in image for image in images):
+    if not isinstance(images, list) or not all(
+        isinstance(image, dict) and "id" in image for image in images
+    ):
         check_coco_json(path, "loading")
     return [{**image, "image_id": image["id"]} for image in images or ()]
 

@@ -23,11 +23,11 @@ from instseg_d2.data.coco_json import (
     Faults,
     check_coco_json,
     find_annotation_id,
-    polygon_problem,
     read_coco_json,
-    rle_problem,
 )
-from instseg_d2.errors import DataError, UserError
+from instseg_d2.data.image_guard import image_file_problem
+from instseg_d2.data.segmentation_checks import box_problem, polygon_problem, rle_problem
+from instseg_d2.errors import DataError, UserError, short_repr
 from instseg_d2.image_file import ImageFile, read_image_file
 
 logger = logging.getLogger(__name__)
@@ -288,13 +288,13 @@ def instance_problem(
     """What is wrong with one annotation (not a crowd) in Detectron2's format, or None."""
     category = annotation.get("category_id")
     if not isinstance(category, (int, np.integer)):
-        return f"category_id {category!r} is not an integer"
+        return f"category_id {short_repr(category)} is not an integer"
     if category < 0 or (num_classes is not None and category >= num_classes):
         limit = "" if num_classes is None else f" and below {num_classes}, the number of classes"
         return f"category_id {category} (counted from 0) must be at least 0{limit}"
-    box = annotation.get("bbox")
-    if not isinstance(box, (list, tuple, np.ndarray)) or len(box) != 4:
-        return f"'bbox' is {box!r}; it needs 4 numbers"
+    problem = box_problem(annotation.get("bbox"))
+    if problem is not None:
+        return problem
     if masks == "none":
         return None
     segmentation = annotation.get("segmentation")
@@ -397,6 +397,8 @@ def read_any_image(
     """
     if not os.path.exists(path) and "://" not in str(path):
         raise DataError(f"{label} does not exist.")
+    if (problem := image_file_problem(path)) is not None:
+        raise DataError(f"{label} {problem}")
     try:
         image = read_image_file(path, image_format, max_pixels)
     except Exception as error:  # the image libraries raise errors of many types

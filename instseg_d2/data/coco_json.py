@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Literal
 
-import numpy as np
-
-from instseg_d2.errors import DataError
+from instseg_d2.data.rle_batch import MAX_SIDE
+from instseg_d2.data.segmentation_checks import outline_problem, polygon_problem, rle_problem
+from instseg_d2.errors import DataError, short_repr
 
 MAX_FAULTS_SHOWN = 5
 
@@ -49,76 +49,6 @@ class Faults:
         if self.count > len(self.shown):
             lines.append(f"  and {self.count - len(self.shown)} more")
         raise DataError("\n".join([*lines, advice]))
-
-
-def rle_pixel_count(counts: str | bytes) -> int:
-    """Number of pixels that a compressed run-length code covers, foreground and background.
-
-    In COCO's code a number is written as characters of 5 bits, the lowest first; bit 5 says that
-    more follow, bit 4 of the last one is the sign. From the fourth run on a number is the
-    difference to the run before the last. (Source: ``rleFrString`` in pycocotools.)
-
-    Raises:
-        ValueError: the code is not of this form.
-    """
-    raw = counts.encode() if isinstance(counts, str) else counts
-    digits = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
-    if not len(digits):
-        return 0
-    if digits.min() < 0 or digits.max() > 63 or digits[-1] & 0x20:
-        raise ValueError("the run-length code is damaged")
-    ends = np.flatnonzero((digits & 0x20) == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    places = np.arange(len(digits)) - np.repeat(starts, lengths)
-    numbers = np.add.reduceat((digits & 0x1F) << (5 * places), starts)
-    numbers -= ((digits[ends] & 0x10) >> 4) << (5 * lengths)
-    # Undoing the differences and summing the runs is one weighted sum: number i counts once for
-    # each run i, i+2, i+4, ... that is built on it. Nothing is built on run 0.
-    weights = (len(numbers) - 1 - np.arange(len(numbers))) // 2 + 1
-    weights[0] = 1
-    return int((numbers * weights).sum())
-
-
-def polygon_problem(polygon: Any) -> str | None:
-    """What is wrong with one polygon, a flat list or an array of coordinates, or None."""
-    problem = _numbers_problem(polygon)
-    if problem is not None:
-        return problem
-    size = np.size(polygon) if isinstance(polygon, np.ndarray) else len(polygon)
-    if size < 6 or size % 2:
-        return f"a polygon has {size} coordinates; it needs an even number, at least 6 (3 points)"
-    return None
-
-
-def _numbers_problem(polygon: Any) -> str | None:
-    try:
-        total = polygon.sum() if isinstance(polygon, np.ndarray) else sum(polygon)
-        # One sum finds every NaN and infinity. They must be found: pycocotools crashes the whole
-        # process on them.
-        finite = math.isfinite(total)
-    except TypeError:
-        return "a polygon must be a flat list of numbers [x0, y0, x1, y1, ...]"
-    return None if finite else "a polygon has a coordinate that is infinite or not a number"
-
-
-def rle_problem(rle: dict[str, Any], height: int | None, width: int | None) -> str | None:
-    """What is wrong with a run-length code for an image of this size (None: unknown), or None."""
-    if "size" not in rle or "counts" not in rle:
-        return "the run-length code lacks 'size' or 'counts'"
-    size, counts = rle["size"], rle["counts"]
-    if height is not None and list(size) != [height, width]:
-        return (
-            f"the run-length code is for an image of (height, width) = {tuple(size)}, "
-            f"but the image is {(height, width)}"
-        )
-    try:
-        covered = sum(counts) if isinstance(counts, list) else rle_pixel_count(counts)
-    except (TypeError, ValueError, AttributeError):
-        return "the run-length code cannot be read"
-    if covered != size[0] * size[1]:
-        return f"the run-length code covers {covered} pixels, the image has {size[0] * size[1]}"
-    return None
 
 
 def read_json(path: str) -> Any:
@@ -179,11 +109,27 @@ def check_coco_content(content: dict[str, Any], json_file: str, purpose: Purpose
     _check_entries(content["images"], ("id", "file_name", "height", "width"), "image", json_file)
     _check_entries(content["categories"], ("id", "name"), "category", json_file)
     annotations = content.get("annotations", [])
+    if not isinstance(annotations, list):
+        raise DataError(f"{json_file}: its 'annotations' are no list. Correct that.")
     # Detectron2 admits these files too: the published ones repeat annotation ids.
     unique_ids = "minival" not in json_file
     keys = ("id", "image_id", "category_id")
     _check_entries(annotations, keys, "annotation", json_file, unique_ids=unique_ids)
     _check_annotations(content, json_file, purpose)
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < MAX_SIDE and value == int(value)
+
+
+_VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "id": ("a number or text", lambda value: type(value) in (int, float, str) and value == value),
+    "file_name": ("text", lambda value: isinstance(value, str) and "\0" not in value),
+    "name": ("text", lambda value: type(value) in (int, float, str)),
+    "height": (f"a whole number below {MAX_SIDE}", _is_side),
+    "width": (f"a whole number below {MAX_SIDE}", _is_side),
+}
+"""Key of an entry -> what it must be; other keys are ids."""
 
 
 def _check_entries(
@@ -194,15 +140,28 @@ def _check_entries(
     for position, entry in enumerate(entries):
         lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if lacking:
-            known = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
+            is_known = isinstance(entry, dict) and "id" in entry
+            known = f" (id {short_repr(entry['id'])})" if is_known else ""
             faults.add(f"{kind} number {position}{known}: lacks {', '.join(lacking)}")
     faults.raise_if_any(
         f"{json_file}: entries of kind '{kind}' that lack keys: {faults.count}",
         "Complete or remove them.",
     )
+    for position, entry in enumerate(entries):
+        for key in keys:
+            expected, is_good = _VALUES.get(key, _VALUES["id"])
+            if not is_good(entry[key]):
+                faults.add(
+                    f"{kind} number {position}: '{key}' is {short_repr(entry[key])}, expected "
+                    f"{expected}"
+                )
+    faults.raise_if_any(
+        f"{json_file}: entries of kind '{kind}' with values of another kind: {faults.count}",
+        "Correct or remove them.",
+    )
     repeated = _repeated(entry["id"] for entry in entries) if unique_ids else []
     for value in repeated:
-        faults.add(f"{kind} id {value!r} occurs more than once")
+        faults.add(f"{kind} id {short_repr(value)} occurs more than once")
     faults.raise_if_any(
         f"{json_file}: ids of kind '{kind}' that are not unique: {faults.count}",
         "Give each its own id.",
@@ -228,29 +187,39 @@ def _check_annotations(content: dict[str, Any], json_file: str, purpose: Purpose
         if problem is None and purpose == "evaluation":
             problem = _evaluation_problem(annotation, image)
         if problem is not None:
-            faults.add(f"annotation id {annotation['id']} of image id {image['id']}: {problem}")
+            ids = short_repr(annotation["id"]), short_repr(image["id"])
+            faults.add(f"annotation id {ids[0]} of image id {ids[1]}: {problem}")
     faults.raise_if_any(
         f"{json_file}: annotations that cannot be used: {faults.count}", "Correct or remove them."
     )
     if purpose == "training" and orphans == len(annotations):
+        first, known = annotations[0]["image_id"], content["images"][0]["id"]
         raise DataError(
             f"{json_file}: none of its {orphans} annotations belongs to one of its images. The "
-            f"first annotation has image_id {annotations[0]['image_id']!r}, the first image has "
-            f"id {content['images'][0]['id']!r}; they must be equal, and of the same type."
+            f"first annotation has image_id {short_repr(first)}, the first image has id "
+            f"{short_repr(known)}; they must be equal, and of the same type."
         )
 
 
 def _loading_problem(annotation: dict[str, Any], categories: set[Any]) -> str | None:
     """What makes Detectron2's ``load_coco_json`` fail on this annotation."""
     if annotation["category_id"] not in categories:
-        return f"category_id {annotation['category_id']!r} is not in the list 'categories'"
+        return (
+            f"category_id {short_repr(annotation['category_id'])} is not in the list 'categories'"
+        )
     if annotation.get("ignore", 0) != 0:
         return "'ignore' is not supported; use 'iscrowd'"
     if "bbox" in annotation and not annotation["bbox"]:
         return "'bbox' is empty; it needs [x, y, width, height]"
+    if "bbox" in annotation and not isinstance(annotation["bbox"], list):
+        return f"'bbox' is {short_repr(annotation['bbox'])}; it needs [x, y, width, height]"
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict) and not {"size", "counts"} <= segmentation.keys():
         return rle_problem(segmentation, None, None)
+    if segmentation and not isinstance(segmentation, dict | list):
+        return f"'segmentation' is a {type(segmentation).__name__}"
+    if isinstance(segmentation, list) and not all(isinstance(p, list) for p in segmentation):
+        return "'segmentation' must be a list of polygons, each a flat list of numbers"
     return None
 
 
@@ -259,12 +228,16 @@ def _evaluation_problem(annotation: dict[str, Any], image: dict[str, Any]) -> st
     lacking = [key for key in ("area", "iscrowd", "segmentation") if key not in annotation]
     if lacking:
         return f"lacks {', '.join(lacking)}, needed for evaluation"
+    if type(annotation["area"]) not in (int, float) or not annotation["area"] < math.inf:
+        return f"'area' is {short_repr(annotation['area'])}, expected a number"
+    if annotation["iscrowd"] not in (0, 1):
+        return f"'iscrowd' is {short_repr(annotation['iscrowd'])}, expected 0 or 1"
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, dict):
         return rle_problem(segmentation, image["height"], image["width"])
     if not segmentation:
         return "'segmentation' is empty"
-    problem = next(filter(None, map(_numbers_problem, segmentation)), None)
+    problem = next(filter(None, map(outline_problem, segmentation)), None)
     if problem is None and len(segmentation[0]) <= 4:
         # pycocotools takes 4 numbers for a box and fails; short polygons after the first it bears.
         problem = polygon_problem(segmentation[0])

@@ -12,7 +12,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from ..errors import DataError
+from ..errors import DataError, short_repr
+from ..remote_files import url_problem
 from .coco_json import Faults
 from .image_proposals import ImageId, ImageProposals, short_box
 from .proposal_files import ProposalFile, read_proposal_file
@@ -94,11 +95,11 @@ def check_proposals(path: str | os.PathLike[str], records: Sequence[Record]) -> 
     for proposals in _images(file, report, faults.add):
         key = str(proposals.image_id)  # Detectron2 compares them so
         if key in seen:
-            faults.add(f"image id {proposals.image_id!r} occurs more than once")
+            faults.add(f"image id {short_repr(proposals.image_id)} occurs more than once")
         elif key not in known:
             report.surplus.append(proposals.image_id)
         elif problem := _misfit(proposals, known[key], report):
-            faults.add(f"image id {proposals.image_id!r}: {problem}")
+            faults.add(f"image id {short_repr(proposals.image_id)}: {problem}")
         else:
             _count(proposals, report)
         seen.add(key)
@@ -178,7 +179,7 @@ def _check_coverage(file: ProposalFile, report: ProposalReport, missing: list[Im
 
 def some(ids: Sequence[ImageId]) -> str:
     """The first few, for a message."""
-    return ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
+    return ", ".join(map(short_repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
 
 
 def check_precomputed_proposals(dataset_name: str, records: Sequence[Record], path: str) -> None:
@@ -195,6 +196,8 @@ def check_precomputed_proposals(dataset_name: str, records: Sequence[Record], pa
         DataError: the training or evaluation would fail, or not mean what the user thinks.
     """
     label = f"data set '{dataset_name}': its proposal file"
+    if (problem := url_problem(path)) is not None:
+        raise DataError(f"{label} {problem}")
     try:
         local = PathManager.get_local_path(path)
     except Exception as error:  # of whatever fetches it

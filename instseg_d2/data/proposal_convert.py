@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import DataError
+from ..errors import DataError, short_repr
 from .image_proposals import ImageId, ImageProposals
 from .proposal_files import proposal_writer, read_proposal_file
 
@@ -83,7 +83,7 @@ def _note_source(source_of: dict[str, str], image_id: ImageId, path: str) -> Non
     before = source_of.get(str(image_id))
     if before is not None:
         where = f"twice in {path}" if before == path else f"both in {before} and in {path}"
-        raise DataError(f"image id {image_id!r} is {where}; leave one of them out")
+        raise DataError(f"image id {short_repr(image_id)} is {where}; leave one of them out")
     source_of[str(image_id)] = path
 
 

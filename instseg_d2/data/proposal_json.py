@@ -18,7 +18,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from ..atomic_file import written_whole
-from ..errors import DataError
+from ..errors import DataError, short_repr
 from .image_proposals import ImageId, ImageProposals, best_first, values_problem
 from .json_stream import iter_json_list
 from .proposal_pickle import FaultHandler
@@ -53,7 +53,7 @@ def read_results(
         try:
             yield _proposals(image_id, entries)
         except _Unusable as error:
-            on_fault(f"image id {image_id!r}: {error}")
+            on_fault(f"image id {short_repr(image_id)}: {error}")
 
 
 def _entries(path: str) -> Iterator[Any]:
@@ -80,7 +80,7 @@ def _groups(path: str, entries: Iterable[Any]) -> Iterator[tuple[ImageId, list[E
         if isinstance(value, int | str) and not isinstance(value, bool):
             return value
         raise DataError(
-            f"{path}: entry {number} has no usable image_id: {str(entry)[:100]}. Expected an "
+            f"{path}: entry {number} has no usable image_id: {short_repr(entry)}. Expected an "
             'object {"image_id": ..., "category_id": 1, "bbox": ..., "score": ...} for each '
             "proposal."
         )
@@ -97,8 +97,8 @@ def _together(
     for image_id, entries in groups:
         if image_id in seen:
             raise DataError(
-                f"{path}: the proposals of image id {image_id!r} do not stand together. Sort the "
-                "file first: tools/proposal_files.py convert --gather FILE SORTED_FILE"
+                f"{path}: the proposals of image id {short_repr(image_id)} do not stand together. "
+                "Sort the file first: tools/proposal_files.py convert --gather FILE SORTED_FILE"
             )
         seen.add(image_id)
         yield image_id, entries
@@ -146,7 +146,7 @@ def _numbers(entries: list[Entry], key: str, shape: tuple[int, ...]) -> np.ndarr
     for row, value in enumerate(values):
         parts = value if shape and isinstance(value, list) else [value]
         if len(parts) != int(np.prod(shape)) or any(type(p) not in (int, float) for p in parts):
-            raise _Unusable(f"proposal {row} has {value!r}; expected {good}")
+            raise _Unusable(f"proposal {row} has {short_repr(value)}; expected {good}")
     raise _Unusable(f"a proposal has a number too large; expected {good}")
 
 

@@ -94,10 +94,12 @@ class PartFolder:
     def _read(self, marker: Path) -> Part | None:
         try:
             part = Part(**json.loads(marker.read_text()))
+            if not 0 <= part.start < part.stop or marker.stem != part.name:
+                raise ValueError("it is not of the images that its name says")
             for suffix, length in part.lengths.items():
                 if marker.with_suffix(suffix).stat().st_size != length:
                     raise ValueError(f"{marker.with_suffix(suffix)} has not the length it had")
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             logger.warning("%s is of a damaged part, which counts as absent: %s", marker, error)
             return None
         return part

@@ -20,8 +20,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ..atomic_file import written_whole
-from ..errors import DataError
-from ..weights.safe_pickle import ArrayUnpickler, RefusedError
+from ..errors import DataError, short_repr
+from ..weights.safe_pickle import ArrayUnpickler, Function, RefusedError
 from .image_proposals import ImageId, ImageProposals, best_first, values_problem
 
 OLD_KEYS = {"indexes": "ids", "scores": "objectness_logits"}
@@ -48,13 +48,13 @@ class BoxesContent:
         ):
             image_id = image_id.item() if isinstance(image_id, np.generic) else image_id
             if type(image_id) not in (int, str):
-                on_fault(f"entry {number}: {image_id!r} is no image id")
+                on_fault(f"entry {number}: {short_repr(image_id)} is no image id")
                 continue
             if self.bbox_mode == BoxMode.XYWH_ABS:
                 boxes = _with_far_corners(boxes)
             problem = values_problem(boxes, scores)
             if problem is not None:
-                on_fault(f"image id {image_id!r}: {problem}")
+                on_fault(f"image id {short_repr(image_id)}: {problem}")
                 continue
             # Without the class that unpickling gives them.
             boxes, scores = np.asarray(boxes), np.asarray(scores)
@@ -86,7 +86,7 @@ def read_boxes_pickle(path: str) -> BoxesContent:
         if isinstance(value, np.ndarray):
             content[key] = list(value)
         elif not isinstance(value, (list, tuple)):
-            known = ", ".join(repr(name) for name in list(content)[:6])
+            known = ", ".join(short_repr(name) for name in list(content)[:6])
             what = "has no list" if key not in content else f"has a {type(value).__name__} for"
             raise DataError(
                 f"{path} is no proposal file: it {what} '{key}'. Its entries are {known}."
@@ -106,10 +106,10 @@ def read_boxes_pickle(path: str) -> BoxesContent:
 def _box_mode(path: str, value: Any) -> BoxMode:
     try:
         mode = BoxMode(int(value))
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         mode = None
     if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        name = repr(value) if mode is None else mode.name
+        name = short_repr(value) if mode is None else mode.name
         raise DataError(
             f"{path}: its bbox_mode is {name}; boxes of proposals are XYXY_ABS "
             f"({int(BoxMode.XYXY_ABS)}) or XYWH_ABS ({int(BoxMode.XYWH_ABS)}), in pixels"
@@ -122,12 +122,12 @@ class _BoxesUnpickler(ArrayUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "BoxMode" and module.startswith("detectron2.structures"):
-            return _Number
+            return _NUMBER
         return super().find_class(module, name)
 
 
-class _Number(int):
-    """Stands in for ``BoxMode``."""
+_NUMBER = Function(int)
+"""Stands in for ``BoxMode``."""
 
 
 def _unpickle(path: str) -> Any:

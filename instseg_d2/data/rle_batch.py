@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import short_repr
 from .image_proposals import RLE
+
+MAX_SIDE = 2**16
+"""Of an image, in pixels: so that no image has more than 32 bits can count, as pycocotools does."""
 
 MAX_CHARACTERS = 7
 """Of a number, which then has 35 bits; runs have 32."""
@@ -28,7 +32,7 @@ def rles_problem(rles: Sequence[Any], size: Sequence[int] | None = None) -> str 
         size = rle["size"] if size is None else size
     if size is None:
         return None
-    covered = _covered_pixels([rle["counts"].encode() for rle in rles])
+    covered = covered_pixels([rle["counts"].encode("utf-8", "surrogatepass") for rle in rles])
     bad = np.flatnonzero(covered != size[0] * size[1])
     if not len(bad):
         return None
@@ -47,18 +51,26 @@ def _form_problem(rle: RLE, size: Sequence[int] | None) -> str | None:
     if not isinstance(rle["counts"], str):
         return f"'counts' is a {type(rle['counts']).__name__}, expected text (a compressed code)"
     own = rle["size"]
-    if not (
-        isinstance(own, (list, tuple))
-        and len(own) == 2
-        and all(type(side) is int and 0 < side < 2**16 for side in own)
-    ):
-        return f"'size' is {own!r}, expected [height, width]"
+    problem = size_problem(own)
+    if problem is not None:
+        return problem
     if size is not None and list(own) != list(size):
         return f"it is for an image of (height, width) = {tuple(own)}, expected {tuple(size)}"
     return None
 
 
-def _covered_pixels(codes: Sequence[bytes]) -> np.ndarray:
+def size_problem(size: Any) -> str | None:
+    """What is wrong with the ``size`` of a run-length code, or None."""
+    if (
+        isinstance(size, (list, tuple))
+        and len(size) == 2
+        and all(type(side) is int and 0 < side < MAX_SIDE for side in size)
+    ):
+        return None
+    return f"'size' is {short_repr(size)}, expected [height, width], whole numbers below {MAX_SIDE}"
+
+
+def covered_pixels(codes: Sequence[bytes]) -> np.ndarray:
     """Pixels that each code covers, foreground and background; -1 for a damaged code.
 
     A number is written as characters of 5 bits, the lowest first; bit 5 says that more follow, bit
@@ -68,7 +80,7 @@ def _covered_pixels(codes: Sequence[bytes]) -> np.ndarray:
     readable = _readable(codes)
     if not readable.all():
         covered = np.full(len(codes), -1)
-        covered[readable] = _covered_pixels(
+        covered[readable] = covered_pixels(
             [code for code, good in zip(codes, readable, strict=True) if good]
         )
         return covered

@@ -29,10 +29,12 @@ import torch
 from torch import nn
 
 from instseg_d2.atomic_file import written_whole
-from instseg_d2.errors import WeightsError
+from instseg_d2.errors import WeightsError, short_repr
+from instseg_d2.weights.repetition import repetition_problem
 from instseg_d2.weights.safe_pickle import ADMITTED, ArrayUnpickler, RefusedError
 from instseg_d2.weights.torch7 import STARTS as TORCH7_STARTS
 from instseg_d2.weights.torch7_models import read_torch7_weights
+from instseg_d2.weights.torch_guard import check_torch_file
 
 Checkpoint = dict[str, Any]
 StateDict = dict[str, torch.Tensor]
@@ -69,6 +71,8 @@ def read_weights_file(path: str, *, trust_file: bool = False) -> Checkpoint:
     """
     checkpoint = _READERS[file_kind(path)](path, trust_file)
     checkpoint["model"] = _to_tensors(checkpoint["model"], path)
+    if (reason := repetition_problem(checkpoint, os.path.getsize(path))) is not None:
+        raise _cannot_be_read(path, reason)
     return checkpoint
 
 
@@ -156,9 +160,11 @@ def _read_pickle(path: str, trust_file: bool) -> Checkpoint:
     if checkpoint := _unwrap(content, path):
         return checkpoint
     blobs = _require_dict(content.get("blobs", content), path)
-    model = {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
+    model = {name: value for name, value in blobs.items() if not _ends_so(name, "_momentum")}
     checkpoint = {"model": model, "matching_heuristics": True}
-    if not any("." in str(name) for name in model):  # Caffe2's names are like res2_0_branch2a_w
+    if not any(
+        "." in name for name in model if isinstance(name, str)
+    ):  # Caffe2's names are like res2_0_branch2a_w
         checkpoint["__author__"] = "Caffe2"
     return checkpoint
 
@@ -194,8 +200,12 @@ def _unwrap(content: dict[str, Any], path: str) -> Checkpoint | None:
         return {"model": weights}
     # Batches are counted under names that Detectron2's matching would stumble over.
     counter = "num_batches_tracked"
-    model = {name: value for name, value in weights.items() if counter not in str(name)}
+    model = {name: value for name, value in weights.items() if not _ends_so(name, counter)}
     return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+
+
+def _ends_so(name: Any, end: str) -> bool:
+    return isinstance(name, str) and name.endswith(end)
 
 
 def _write_torch(path: str, state: StateDict, extras: dict[str, Any], is_plain: bool) -> None:
@@ -258,6 +268,8 @@ def _torch_load(path: str, trust_file: bool) -> Any:
     # PyTorch's own care is for its own types; of NumPy's it admits none.
     of_numpy: list[Any] = [(stand_in, name) for name, stand_in in ADMITTED.items()]
     try:
+        if not trust_file:
+            check_torch_file(path)
         with torch.serialization.safe_globals(of_numpy):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise errors of many types
@@ -361,11 +373,11 @@ def _to_tensors(model: Any, path: str) -> StateDict:
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             model[name] = value = _to_tensor(value)
         if not isinstance(value, torch.Tensor) or not isinstance(name, str):
-            keys = ", ".join(repr(key) for key in list(model)[:5])
+            keys = ", ".join(short_repr(key) for key in list(model)[:5])
             found = "array" if isinstance(value, np.ndarray) else type(value).__name__
             raise WeightsError(
-                f"{path} is no dict of weights: its entry {name!r} is a {found}, expected a "
-                f"tensor of numbers. Its first entries are {keys}."
+                f"{path} is no dict of weights: its entry {short_repr(name)} is a {found}, "
+                f"expected a tensor of numbers. Its first entries are {keys}."
             )
         _require_plain(name, value, path)
     return model

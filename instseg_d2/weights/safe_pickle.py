@@ -18,6 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from instseg_d2.weights.pickle_guard import check_pickle
+
 MAX_DIMENSIONS = 32
 """Of an array; so many NumPy 1 could have."""
 
@@ -44,10 +46,18 @@ class RefusedError(Exception):
 
 class ArrayUnpickler(pickle.Unpickler):
     """Builds what :data:`ADMITTED` lists. :meth:`load` raises :class:`RefusedError` for other
-    things, and errors of many types for a pickle that is damaged."""
+    things, and errors of many types for a pickle that is damaged or takes more than its length can
+    explain."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding=_RAW_ENCODING)
+        self._file = file
+
+    def load(self) -> Any:
+        start = self._file.tell()
+        check_pickle(self._file)
+        self._file.seek(start)
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         module = {"__builtin__": "builtins"}.get(module, module)  # as Python 2 calls it
@@ -56,7 +66,7 @@ class ArrayUnpickler(pickle.Unpickler):
         return ADMITTED[f"{module}.{name}"]
 
 
-class _Function:
+class Function:
     """A function that a pickle can call; unlike those of Python, it cannot change this one."""
 
     __slots__ = ("_function",)
@@ -174,9 +184,9 @@ def _check_size(shape: Any, dtype: Any, raw: bytes | bytearray) -> None:
 
 
 ADMITTED: dict[str, Any] = {
-    "_codecs.encode": _Function(_encode),  # Python 3 writes bytes so in the old protocols
-    "builtins.bytearray": _Function(_bytearray),
-    "builtins.bytes": _Function(_bytes),
+    "_codecs.encode": Function(_encode),  # Python 3 writes bytes so in the old protocols
+    "builtins.bytearray": Function(_bytearray),
+    "builtins.bytes": Function(_bytes),
     "builtins.complex": complex,
     "builtins.set": set,
     "collections.OrderedDict": OrderedDict,
@@ -186,9 +196,9 @@ ADMITTED: dict[str, Any] = {
         f"numpy.{core}.{name}": function
         for core in ("core", "_core")  # NumPy 1 and 2
         for name, function in (
-            ("multiarray._reconstruct", _Function(_reconstruct)),
-            ("multiarray.scalar", _Function(_scalar)),
-            ("numeric._frombuffer", _Function(_frombuffer)),
+            ("multiarray._reconstruct", Function(_reconstruct)),
+            ("multiarray.scalar", Function(_scalar)),
+            ("numeric._frombuffer", Function(_frombuffer)),
         )
     },
 }

@@ -27,7 +27,6 @@ import math
 import os
 import re
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -44,6 +43,9 @@ MAX_DIMENSIONS = 32
 
 MAX_CLASS_NAME = 100
 """Characters."""
+
+MAX_REPEATED = 1 << 20
+"""Bytes of a tensor that shows numbers several times; else it is no larger than the file."""
 
 STARTS = (b"\3\0\0\0\1\0\0\0", b"\4\0\0\0\1\0\0\0")
 """The first bytes of files that hold a table or an object, which has the index 1."""
@@ -200,7 +202,7 @@ class _Reader:
         strides = [stride if n > 1 else 0 for n, stride in zip(sizes, strides, strict=True)]
         last = offset + sum((n - 1) * stride for n, stride in zip(sizes, strides, strict=True))
         fits = min(offset, *sizes, *strides) >= 0 and last < len(storage)
-        if not fits or math.prod(sizes) * dtype.itemsize > sys.maxsize:
+        if not fits or math.prod(sizes) * dtype.itemsize > max(self.size, MAX_REPEATED):
             raise self.error(
                 start,
                 f"a tensor of sizes {sizes}, strides {strides} and offset {offset} does not lie in "

@@ -76,7 +76,7 @@ def test_masks_are_those_of_pycocotools() -> None:
     [
         ([[1, 1, 2, 2]], "4 coordinates"),
         ([SQUARE, [1, 1, math.nan, 2, 3, 3]], "finite"),
-        ([SQUARE, ["a"]], "finite"),
+        ([SQUARE, ["a"]], "flat list of numbers"),
         ({"size": [10, 10], "counts": [100]}, "height, width"),
         ({"size": [10, 12], "counts": [100]}, "100 pixels"),
         ({"counts": [100]}, "lacks"),

@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instseg_d2.data.coco_json import (
-    Faults,
-    check_coco_json,
-    find_annotation_id,
-    polygon_problem,
-    read_coco_json,
-    rle_pixel_count,
-    rle_problem,
-)
+from instseg_d2.data.coco_json import Faults, check_coco_json, find_annotation_id, read_coco_json
+from instseg_d2.data.segmentation_checks import polygon_problem, rle_pixel_count, rle_problem
 from instseg_d2.errors import DataError
 from tests.coco_sample import SQUARE, coco
 

@@ -260,8 +260,8 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         ),
         "its id is '3', not a whole number",
     ),
-    "file name of no text": (lambda c: c["images"][0].update(file_name=7), "file_name is 7"),
-    "side of no number": (lambda c: c["images"][0].update(width="64"), "width is '64'"),
+    "file name of no text": (lambda c: c["images"][0].update(file_name=7), "'file_name' is 7"),
+    "side of no number": (lambda c: c["images"][0].update(width="64"), "'width' is '64'"),
     "orphans": (
         lambda c: [a.update(image_id=str(a["image_id"])) for a in c["annotations"]],
         "none of its 1. annotations belongs to one of its images",
