@@ -20,6 +20,7 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     import numpy as np
 
+    from .export.settings import ExportBuilder
     from .weights.convert.namings import Naming
     from .weights.torch7_models import Torch7Converter
 
@@ -73,6 +74,7 @@ class ModelFamily:
         prepare_eval_only: changes, in place, a config that is to be evaluated with and not trained.
         namings: of whole models in other software, for the conversion of checkpoints.
         from_torch7: converts whole models that Lua Torch7 saved.
+        build_export: makes of a model what ``tools/export.py`` exports; None: nothing does.
     """
 
     meta_architectures: tuple[str, ...]
@@ -90,6 +92,7 @@ class ModelFamily:
     prepare_eval_only: Callable[[CfgNode], None] = lambda cfg: None
     namings: tuple["Naming", ...] = ()
     from_torch7: "Torch7Converter | None" = None
+    build_export: "ExportBuilder | None" = None
 
 
 @cache

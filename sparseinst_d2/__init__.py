@@ -10,6 +10,7 @@ from .criterion import SparseInstCriterion
 from .dataset_mapper import SparseInstDatasetMapper, build_mapper
 from .decoder import BaseIAMDecoder, GroupIAMDecoder, GroupIAMSoftDecoder
 from .encoder import InstanceContextEncoder
+from .export import build_export
 from .matcher import SparseInstMatcher
 from .sparseinst import SparseInst
 from .training_pictures import draw_batch
@@ -47,4 +48,5 @@ FAMILY = ModelFamily(
             optimizer="ADAMW",
         )
     },
+    build_export=build_export,
 )

@@ -25,9 +25,16 @@ def coordinates(size: torch.Size, like: Tensor) -> Tensor:
         like: has the dtype and device that are wanted.
     """
     height, width = size
-    x = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)
-    y = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)[:, None]
+    x = _from_minus_one(width, like)
+    y = _from_minus_one(height, like)[:, None]
     return torch.stack([x.expand(height, width), y.expand(height, width)])[None]
+
+
+def _from_minus_one(length: int, like: Tensor) -> Tensor:
+    """``linspace(-1, 1, length)``, which an exported graph would have for one length only."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    position = torch.arange(length, device=like.device, dtype=dtype)
+    return (position * (2 / position[-1:].clamp(min=1)) - 1).to(like.dtype)
 
 
 class CoordinateConv2d(Conv2d):
@@ -122,7 +129,9 @@ def add_stretched(maps: Sequence[Tensor], size: torch.Size) -> Tensor:
 
 def stretch(feature: Tensor, size: torch.Size) -> Tensor:
     """(B, C, h, w) -> (B, C, *size), bilinear; a map of that size is returned as it is."""
-    if feature.shape[-2:] == size:
+    # An exported graph takes any size: what is equal in the example is not compared.
+    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if not exporting and feature.shape[-2:] == size:
         return feature
     return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
 
