@@ -111,7 +111,7 @@ def read_program(content: bytes) -> Runner:
 def write_torchscript(
     graph: nn.Module, example: torch.Tensor, metadata: Mapping[str, str]
 ) -> bytes:
-    """See :class:`Format`. By tracing: the graphs have no branch that depends on a size or value."""
+    """See :class:`Format`. By tracing: no branch of the graphs depends on a size or value."""
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that what is Python is not traced: it is the same for all
