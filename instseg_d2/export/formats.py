@@ -1,6 +1,6 @@
 """A graph as the bytes of a file in each format, and those bytes as something that runs.
 
-All three take any number of images of any size.
+Both take any number of images of any size.
 """
 
 from __future__ import annotations
@@ -95,19 +95,6 @@ def read_onnx(content: bytes) -> Runner:
     return lambda images: session.run(list(OUTPUTS), {INPUT: images})
 
 
-def write_program(graph: nn.Module, example: torch.Tensor, metadata: Mapping[str, str]) -> bytes:
-    """See :class:`Format`."""
-    buffer = io.BytesIO()
-    program = to_program(graph, example)
-    torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(dict(metadata))})
-    return buffer.getvalue()
-
-
-def read_program(content: bytes) -> Runner:
-    """By PyTorch."""
-    return _torch_runner(torch.export.load(io.BytesIO(content)).module())
-
-
 def write_torchscript(
     graph: nn.Module, example: torch.Tensor, metadata: Mapping[str, str]
 ) -> bytes:
@@ -137,6 +124,12 @@ def _torch_runner(module: nn.Module) -> Runner:
 
 FORMATS = {
     "onnx": Format(".onnx", write_onnx, read_onnx),
-    "torch_export": Format(".pt2", write_program, read_program),
     "torchscript": Format(".pt", write_torchscript, read_torchscript),
+}
+
+#: What is not written, and why.
+REFUSED = {
+    "torch_export": "a saved program checks at run time what its tracer assumed of the example's "
+    "size (whether padding is needed, that there is more than one image), and so refuses other "
+    "sizes; give --format onnx or torchscript, which take any"
 }

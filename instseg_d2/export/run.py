@@ -19,7 +19,7 @@ from instseg_d2.errors import ConfigError
 from instseg_d2.families import config_value, family_of
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
 
-from .formats import FORMATS, ExportError, Format
+from .formats import FORMATS, REFUSED, ExportError, Format
 from .settings import TOLERANCES, ExportBuilder, ExportSettings
 from .verify import Comparison, compare, pictures, table
 
@@ -133,7 +133,9 @@ def write_verified(
 
 
 def check_output(path: Path, name: str) -> None:
-    """Raise ``ConfigError`` if the file's ending is not that of the format of this name."""
+    """Raise ``ConfigError`` if the format is refused, or the file's ending is not the format's."""
+    if name in REFUSED:
+        raise ConfigError(f"--format {name} is not written: {REFUSED[name]}")
     ending = FORMATS[name].ending
     if path.suffix != ending:
         raise ConfigError(f"--output {path}: files of --format {name} end in {ending}")

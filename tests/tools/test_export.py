@@ -127,6 +127,8 @@ def test_a_graph_that_answers_otherwise_is_not_written(small, tmp_path, monkeypa
 
 def test_mistakes(small, tmp_path):
     assert "end in .onnx" in error_of("onnx", tmp_path / "model.pt", small)
+    refused = error_of("torch_export", tmp_path / "model.pt2", small)
+    assert "give --format onnx or torchscript" in refused
     untrained = [*small, "MODEL.WEIGHTS", ""]
     assert "MODEL.WEIGHTS is empty" in error_of("onnx", tmp_path / "model.onnx", untrained)
     for config in ("sharpmask/sharpmask_r50", "quickstart/fast_rcnn_shapes"):
