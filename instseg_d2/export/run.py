@@ -62,7 +62,7 @@ def export_model(
         name: of the config, for the metadata.
     """
     prepared: Any = prepare_for_inference(model, InferenceOptions(channels_last=False))
-    graph = graph_builder(cfg)(prepared, settings)
+    graph: Any = graph_builder(cfg)(prepared, settings)
     example = torch.from_numpy(pictures(2, *EXAMPLE_SIZE))
     content = form.write(graph, example, metadata(cfg, graph, settings, name))
     run = form.read(content)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from detectron2.structures import Instances
 from tabulate import tabulate
-from torch import nn
 
 from .formats import Runner
 from .settings import OUTPUTS, Tolerances
@@ -57,7 +57,7 @@ def pictures(batch: int, height: int, width: int) -> np.ndarray:
 
 
 def compare(
-    model: nn.Module, run: Runner, images: np.ndarray, tolerances: Tolerances, *, is_bgr: bool
+    model: Any, run: Runner, images: np.ndarray, tolerances: Tolerances, *, is_bgr: bool
 ) -> Comparison:
     """Model and graph on one batch.
 
