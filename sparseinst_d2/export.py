@@ -19,7 +19,7 @@ from instseg_d2.layers.grid_average import replace_adaptive_pooling
 
 from .decoder import mask_logits
 from .mask_resize import boxes_from_masks, upsample
-from .postprocess import PostprocessOptions, class_scores, maskness
+from .postprocess import PostprocessOptions, class_scores, maskness, rescore
 
 PARTS = ("backbone", "encoder", "decoder")
 
@@ -68,8 +68,10 @@ class SparseInstGraph(nn.Module):
         logits, iou_logits, kernels, features = (output.float() for output in outputs)
         scores, labels = class_scores(logits, iou_logits)
         probs = self._probabilities(kernels, features)
-        scores = self._final_scores(scores, probs)
-        best = scores.topk(self.top_k, dim=1)
+        mask_scores = maskness(probs.flatten(0, 1), self.options.mask_threshold)
+        mask_scores = mask_scores.unflatten(0, (-1, scores.shape[1]))
+        scores, keep = rescore(scores, mask_scores, self.options)
+        best = torch.where(keep, scores, 0.0).topk(self.top_k, dim=1)
         labels = labels.gather(1, best.indices)
         index = best.indices[:, :, None, None].expand(-1, -1, *probs.shape[-2:])
         probs = probs.gather(1, index)
@@ -95,14 +97,6 @@ class SparseInstGraph(nn.Module):
         logits = mask_logits(kernels, features)
         upsampled = upsample(logits.flatten(0, 1), self.model.decoder.scale_factor)
         return upsampled.sigmoid().unflatten(0, (-1, kernels.shape[1]))
-
-    def _final_scores(self, scores: Tensor, probs: Tensor) -> Tensor:
-        """Scores (B, N) rescored by the masks; 0 for the predictions that inference drops."""
-        options = self.options
-        mask_scores = maskness(probs.flatten(0, 1), options.mask_threshold)
-        final = scores * mask_scores.unflatten(0, (-1, scores.shape[1]))
-        kept = (scores > options.cls_threshold) & (final > options.score_threshold)
-        return torch.where(kept, final, 0.0)
 
 
 def build_export(model: nn.Module, settings: ExportSettings) -> SparseInstGraph:

@@ -78,6 +78,28 @@ def maskness(mask_probs: Tensor, threshold: float) -> Tensor:
     return inside.sum(1) / (inside.sign().sum(1) + 1e-6)
 
 
+def is_candidate(scores: Tensor, options: PostprocessOptions) -> Tensor:
+    """Which scores, before the mask rescoring, make a prediction worth a mask: (...) -> bool."""
+    return scores > options.cls_threshold
+
+
+def rescore(
+    scores: Tensor, mask_scores: Tensor, options: PostprocessOptions
+) -> tuple[Tensor, Tensor]:
+    """The final scores, and which of the predictions are instances.
+
+    Args:
+        scores: (...) of :func:`class_scores`.
+        mask_scores: (...) of :func:`maskness`; what is not a number makes no instance.
+        options: thresholds.
+
+    Returns:
+        scores (...) in 0..1 and whether to keep the prediction, (...) bool.
+    """
+    final = scores * mask_scores
+    return final, is_candidate(scores, options) & (final > options.score_threshold)
+
+
 def select(pred_logits: Tensor, pred_scores: Tensor, options: PostprocessOptions) -> Selected:
     """The predictions of one image that are worth a mask.
 
@@ -87,7 +109,7 @@ def select(pred_logits: Tensor, pred_scores: Tensor, options: PostprocessOptions
         options: thresholds and limits.
     """
     scores, classes = class_scores(pred_logits, pred_scores)
-    index = torch.nonzero(scores > options.cls_threshold)[:, 0]
+    index = torch.nonzero(is_candidate(scores, options))[:, 0]
     return Selected(index, scores[index], classes[index])
 
 
@@ -122,8 +144,8 @@ def finish(
         come the fields of ``more``.
     """
     probs, mask_scores = _probabilities(mask_logits, scale_factor, options.mask_threshold)
-    scores = selected.scores * mask_scores
-    best = _best(scores, options)
+    scores, keep = rescore(selected.scores, mask_scores, options)
+    best = _best(scores, keep, options.max_detections)
     if len(best) < len(probs):
         probs = probs[best]
     masks, boxes = masks_and_boxes(
@@ -186,9 +208,9 @@ def _probabilities(
     return probs, scores
 
 
-def _best(scores: Tensor, options: PostprocessOptions) -> Tensor:
-    """Indices, ascending, of the scores that pass the threshold and are among the best."""
-    keep = torch.nonzero(scores > options.score_threshold)[:, 0]
-    if len(keep) > options.max_detections:
-        keep = keep[scores[keep].topk(options.max_detections).indices].sort().values
-    return keep
+def _best(scores: Tensor, keep: Tensor, limit: int) -> Tensor:
+    """Indices, ascending, of the ``limit`` best scores (n,) where ``keep`` (n,) is True."""
+    index = torch.nonzero(keep)[:, 0]
+    if len(index) > limit:
+        index = index[scores[index].topk(limit).indices].sort().values
+    return index
