@@ -76,7 +76,7 @@ class SparseInstGraph(nn.Module):
         index = best.indices[:, :, None, None].expand(-1, -1, *probs.shape[-2:])
         probs = probs.gather(1, index)
         probs = F.interpolate(probs, size=size, mode="bilinear", align_corners=False)
-        masks = probs[..., :height, :width] > self.options.mask_threshold
+        masks = _cropped(probs > self.options.mask_threshold, height, width)
         boxes = boxes_from_masks(masks.flatten(0, 1)).unflatten(0, (-1, self.top_k))
         return boxes, best.values, labels, masks, (best.values > 0).sum(dim=1)
 
@@ -97,6 +97,13 @@ class SparseInstGraph(nn.Module):
         logits = mask_logits(kernels, features)
         upsampled = upsample(logits.flatten(0, 1), self.model.decoder.scale_factor)
         return upsampled.sigmoid().unflatten(0, (-1, kernels.shape[1]))
+
+
+def _cropped(masks: Tensor, height: int, width: int) -> Tensor:
+    """(B, K, H', W') -> (B, K, H, W), copied: were it a view, ``torch.export`` would hold on to
+    whether the example had padding, which decides if a view is contiguous."""
+    rows, columns = (torch.arange(length, device=masks.device) for length in (height, width))
+    return masks.index_select(2, rows).index_select(3, columns)
 
 
 def build_export(model: nn.Module, settings: ExportSettings) -> SparseInstGraph:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Export a trained SparseInst for other programs: ONNX or TorchScript.
+"""Export a trained SparseInst for other programs: ONNX, torch.export or TorchScript.
 
     tools/export.py --config-file sparseinst/sparse_inst_r50_giam --format onnx \\
         --output model.onnx MODEL.WEIGHTS model_final.pth
@@ -16,7 +16,7 @@ from instseg_d2.command_line import add_overrides, fraction, new_parser, one_lin
 from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.errors import ConfigError
-from instseg_d2.export.formats import FORMATS, REFUSED
+from instseg_d2.export.formats import FORMATS
 from instseg_d2.export.run import check_output, export_model, graph_builder, write_verified
 from instseg_d2.export.settings import TOLERANCES, ExportSettings
 from instseg_d2.modeling import build_trained_model
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of this program's arguments."""
     parser = new_parser(__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path or name")
-    parser.add_argument("--format", required=True, choices=(*FORMATS, *REFUSED))
+    parser.add_argument("--format", required=True, choices=tuple(FORMATS))
     parser.add_argument(
         "--output",
         required=True,

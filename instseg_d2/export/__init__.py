@@ -1,1 +1,1 @@
-"""Networks as files that other programs run: ONNX and TorchScript."""
+"""Networks as files that other programs run: ONNX, torch.export and TorchScript."""

@@ -1,6 +1,6 @@
 """A graph as the bytes of a file in each format, and those bytes as something that runs.
 
-Both take any number of images of any size.
+All take any number of images of any size.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from .settings import INPUT, OUTPUTS
 #: convolutions need 19.
 OPSET = 20
 METADATA_FILE = "metadata.json"
+#: Of images: below it the coarsest maps have a side of 1, which graphs treat otherwise.
+LEAST_SIDE = 33
 
 #: (B, H, W, 3) uint8 -> the graph's outputs.
 Runner = Callable[[np.ndarray], Sequence[np.ndarray]]
@@ -48,23 +50,49 @@ class Format:
 
 
 def to_program(graph: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
-    """The graph through ``torch.export``, for any number of images of any size."""
-    dynamic = dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)
+    """The graph through ``torch.export``, for any number of images of any size.
+
+    What the example's sizes happen to be (even, padded already, one image) becomes a condition of
+    the program, so they must be as odd as those it is to take.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    height, width = (torch.export.Dim(name, min=LEAST_SIDE) for name in ("height", "width"))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(
             graph,
             (example,),
-            dynamic_shapes=(dynamic,),
+            dynamic_shapes=({0: batch, 1: height, 2: width},),
             strict=False,
             # Conditions on sizes that the tracer cannot prove (no side of 1) are for run time.
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
 
+def write_torch_export(
+    graph: nn.Module, example: torch.Tensor, metadata: Mapping[str, str]
+) -> bytes:
+    """See :class:`Format`."""
+    buffer = io.BytesIO()
+    files = {METADATA_FILE: json.dumps(dict(metadata))}
+    program = to_program(graph, example)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that are views: they are saved all the same
+        torch.export.save(program, buffer, extra_files=files)
+    return buffer.getvalue()
+
+
+def read_torch_export(content: bytes) -> Runner:
+    """By PyTorch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _torch_runner(torch.export.load(io.BytesIO(content)).module())
+
+
 def write_onnx(graph: nn.Module, example: torch.Tensor, metadata: Mapping[str, str]) -> bytes:
     """See :class:`Format`; the metadata are the model's ``metadata_props``."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for library in ("torch.onnx", "onnxscript"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -116,20 +144,21 @@ def read_torchscript(content: bytes) -> Runner:
 
 def _torch_runner(module: nn.Module) -> Runner:
     def run(images: np.ndarray) -> list[np.ndarray]:
-        with torch.no_grad():
-            return [output.numpy() for output in module(torch.from_numpy(images))]
+        try:
+            with torch.no_grad():
+                return [output.numpy() for output in module(torch.from_numpy(images))]
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            size = " x ".join(map(str, images.shape[:3]))
+            raise ExportError(
+                f"the exported graph does not take images of {size}: {reason}"
+            ) from error
 
     return run
 
 
 FORMATS = {
     "onnx": Format(".onnx", write_onnx, read_onnx),
+    "torch_export": Format(".pt2", write_torch_export, read_torch_export),
     "torchscript": Format(".pt", write_torchscript, read_torchscript),
-}
-
-#: What is not written, and why.
-REFUSED = {
-    "torch_export": "a saved program checks at run time what its tracer assumed of the example's "
-    "size (whether padding is needed, that there is more than one image), and so refuses other "
-    "sizes; give --format onnx or torchscript, which take any"
 }

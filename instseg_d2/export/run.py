@@ -19,13 +19,13 @@ from instseg_d2.errors import ConfigError
 from instseg_d2.families import config_value, family_of
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
 
-from .formats import FORMATS, REFUSED, ExportError, Format
+from .formats import FORMATS, ExportError, Format
 from .settings import TOLERANCES, ExportBuilder, ExportSettings
 from .verify import Comparison, compare, pictures, table
 
-#: (height, width) of the images that the graphs are traced with.
-EXAMPLE_SIZE = (96, 160)
-#: (batch, height, width) of those they are compared on: other sizes, one not a multiple of 32.
+#: (height, width) of the images that the graphs are traced with: odd, see :func:`.formats.to_program`.
+EXAMPLE_SIZE = (101, 159)
+#: (batch, height, width) of those they are compared on: other sizes, one a multiple of 32.
 CHECKS = ((1, 320, 416), (2, 219, 157))
 
 
@@ -133,9 +133,7 @@ def write_verified(
 
 
 def check_output(path: Path, name: str) -> None:
-    """Raise ``ConfigError`` if the format is refused, or the file's ending is not the format's."""
-    if name in REFUSED:
-        raise ConfigError(f"--format {name} is not written: {REFUSED[name]}")
+    """Raise ``ConfigError`` if the file's ending is not the format's."""
     ending = FORMATS[name].ending
     if path.suffix != ending:
         raise ConfigError(f"--output {path}: files of --format {name} end in {ending}")

@@ -78,17 +78,33 @@ def test_onnx_and_the_program_that_runs_it(small, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "drawn" / "0.png")).shape == (90, 120, 3)
 
 
+def check_outputs(module):
+    boxes, scores, labels, masks, counts = module(torch.from_numpy(pictures(3, 45, 70)))
+    assert boxes.shape == (3, 10, 4)
+    assert scores.shape == labels.shape == (3, 10)
+    assert masks.shape == (3, 10, 45, 70)
+    assert counts.tolist() == (scores > 0).sum(1).tolist()
+
+
 def test_torchscript(small, tmp_path, capsys):
     export("torchscript", tmp_path / "model.pt", small)
     assert capsys.readouterr().out.count(" yes") == len(run.CHECKS)
     extra = {formats.METADATA_FILE: ""}
     module = torch.jit.load(tmp_path / "model.pt", _extra_files=extra)
     assert len(json.loads(json.loads(extra[formats.METADATA_FILE])["class_names"])) == 6
-    boxes, scores, labels, masks, counts = module(torch.from_numpy(pictures(3, 45, 70)))
-    assert boxes.shape == (3, 10, 4)
-    assert scores.shape == labels.shape == (3, 10)
-    assert masks.shape == (3, 10, 45, 70)
-    assert counts.tolist() == (scores > 0).sum(1).tolist()
+    check_outputs(module)
+
+
+@pytest.mark.slow
+def test_torch_export(small, tmp_path, capsys):
+    export("torch_export", tmp_path / "model.pt2", small)
+    assert capsys.readouterr().out.count(" yes") == len(run.CHECKS)
+    extra = {formats.METADATA_FILE: ""}
+    module = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    assert json.loads(json.loads(extra[formats.METADATA_FILE])["top_k"]) == 10
+    check_outputs(module)
+    for batch in ((1, 33, 33), (1, 64, 64), (4, 33, 96)):  # one image, square, padded already
+        assert module(torch.from_numpy(pictures(*batch)))[3].shape == (batch[0], 10, *batch[1:])
 
 
 @pytest.mark.parametrize(
@@ -127,8 +143,6 @@ def test_a_graph_that_answers_otherwise_is_not_written(small, tmp_path, monkeypa
 
 def test_mistakes(small, tmp_path):
     assert "end in .onnx" in error_of("onnx", tmp_path / "model.pt", small)
-    refused = error_of("torch_export", tmp_path / "model.pt2", small)
-    assert "give --format onnx or torchscript" in refused
     untrained = [*small, "MODEL.WEIGHTS", ""]
     assert "MODEL.WEIGHTS is empty" in error_of("onnx", tmp_path / "model.onnx", untrained)
     for config in ("sharpmask/sharpmask_r50", "quickstart/fast_rcnn_shapes"):
