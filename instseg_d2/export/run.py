@@ -23,7 +23,7 @@ from .formats import FORMATS, ExportError, Format
 from .settings import TOLERANCES, ExportBuilder, ExportSettings
 from .verify import Comparison, compare, pictures, table
 
-#: (height, width) of the images that the graphs are traced with: odd, see :func:`.formats.to_program`.
+#: (height, width) of the images that the graphs are traced with: odd, as to_program wants them.
 EXAMPLE_SIZE = (101, 159)
 #: (batch, height, width) of those they are compared on: other sizes, one a multiple of 32.
 CHECKS = ((1, 320, 416), (2, 219, 157))
