@@ -42,8 +42,9 @@ class Tolerances:
     mask_iou: float
 
 
-#: float16 has 11 bits: after some fifty layers scores differ in the third digit.
-TOLERANCES = {"float32": Tolerances(1e-4, 0.99), "float16": Tolerances(2e-2, 0.9)}
+#: float16 has 11 bits. Of a trained network scores differed by up to 8e-4; masks overlapped by .95
+#: and more, the least those of a few pixels.
+TOLERANCES = {"float32": Tolerances(1e-4, 0.99), "float16": Tolerances(3e-3, 0.9)}
 
 #: (the model prepared for inference, settings) -> the module with the input and outputs above.
 ExportBuilder = Callable[[nn.Module, ExportSettings], nn.Module]
