@@ -20,7 +20,8 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     import numpy as np
 
-    from .export.settings import ExportBuilder
+    from .export.parts import GraphFiles
+    from .export.settings import ExportBuilder, ExportSettings
     from .weights.convert.namings import Naming
     from .weights.torch7_models import Torch7Converter
 
@@ -46,6 +47,10 @@ LoaderBuilder = Callable[[CfgNode, list[dict[str, Any]]], Iterable[list[dict[str
 BatchPictures = Callable[
     [nn.Module, list[dict[str, Any]], str, Metadata | None], "dict[str, np.ndarray]"
 ]
+
+
+#: (cfg, trained model in eval mode on the CPU, what is wanted, the config's name) -> its graphs.
+ExportPartsBuilder = Callable[[CfgNode, nn.Module, "ExportSettings", str], "GraphFiles"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class ModelFamily:
         namings: of whole models in other software, for the conversion of checkpoints.
         from_torch7: converts whole models that Lua Torch7 saved.
         build_export: makes of a model what ``tools/export.py`` exports; None: nothing does.
+        build_export_parts: likewise, for models that are exported as several graphs.
     """
 
     meta_architectures: tuple[str, ...]
@@ -93,6 +99,7 @@ class ModelFamily:
     namings: tuple["Naming", ...] = ()
     from_torch7: "Torch7Converter | None" = None
     build_export: "ExportBuilder | None" = None
+    build_export_parts: ExportPartsBuilder | None = None
 
 
 @cache

@@ -20,6 +20,7 @@ from .evaluation import (
     evaluates_proposals,
     prepare_eval_only,
 )
+from .export import build_export_parts
 from .patch_evaluation import PatchEvaluator
 from .proposal_evaluation import ProposalEvaluator
 from .sharpmask import SharpMask
@@ -52,6 +53,7 @@ FAMILY = ModelFamily(
     reads_annotation_file=evaluates_proposals,
     prepare_eval_only=prepare_eval_only,
     from_torch7=fair_names.from_torch7,
+    build_export_parts=build_export_parts,
     namings=(
         Naming(
             "DeepMask or SharpMask of the PyTorch port",
