@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Export a trained SparseInst for other programs: ONNX, torch.export or TorchScript.
+"""Export a trained model for other programs: ONNX, torch.export or TorchScript.
 
     tools/export.py --config-file sparseinst/sparse_inst_r50_giam --format onnx \\
         --output model.onnx MODEL.WEIGHTS model_final.pth
 
 The file takes any number of images of any size. It is compared with the model on sizes that it was
 not exported with, and only written if it answers alike. Inputs and outputs: docs/export.md.
+DeepMask and SharpMask become two files, model_windows.onnx and model_masks.onnx.
 """
 
 import argparse
@@ -17,8 +18,10 @@ from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.errors import ConfigError
 from instseg_d2.export.formats import FORMATS
+from instseg_d2.export.parts import check_part_format, export_parts
 from instseg_d2.export.run import check_output, export_model, graph_builder, write_verified
 from instseg_d2.export.settings import TOLERANCES, ExportSettings
+from instseg_d2.families import family_of
 from instseg_d2.modeling import build_trained_model
 
 
@@ -65,7 +68,12 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.output, args.format)
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = "cpu"  # what is exported runs anywhere
-    graph_builder(cfg)
+    family = family_of(cfg)
+    build_parts = family.build_export_parts if family is not None else None
+    if build_parts is None:
+        graph_builder(cfg)
+    else:
+        check_part_format(args.format)
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError(
             "MODEL.WEIGHTS is empty: name a checkpoint, for example "
@@ -79,6 +87,10 @@ def run(args: argparse.Namespace) -> None:
         score_threshold=args.score_threshold,
     )
     model = build_trained_model(cfg)
+    if build_parts is not None:
+        files = build_parts(cfg, model, settings, args.config_file)
+        export_parts(files, args.format, args.output)
+        return
     form = FORMATS[args.format]
     content, results = export_model(cfg, model, settings, form, args.config_file)
     write_verified(args.output, content, results, settings)

@@ -20,6 +20,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from instseg_d2.atomic_file import written_whole
+from instseg_d2.errors import ConfigError
 
 from .formats import METADATA_FILE, OPSET, ExportError
 from .verify import mask_ious
@@ -169,6 +170,15 @@ PART_FORMATS: dict[str, tuple[Callable[..., bytes], Callable[..., PartRunner]]] 
     "onnx": (write_onnx, read_onnx),
     "torchscript": (write_torchscript, read_torchscript),
 }
+
+
+def check_part_format(form: str) -> None:
+    """Raise ``ConfigError`` if models of several graphs are not written in this format."""
+    if form not in PART_FORMATS:
+        raise ConfigError(
+            f"--format {form} is not written for models of several graphs (DeepMask, SharpMask); "
+            f"give {' or '.join(PART_FORMATS)}"
+        )
 
 
 @torch.no_grad()

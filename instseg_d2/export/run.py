@@ -38,14 +38,10 @@ def graph_builder(cfg: CfgNode) -> ExportBuilder:
     family = family_of(cfg)
     if family is not None and family.build_export is not None:
         return family.build_export
-    name = cfg.MODEL.META_ARCHITECTURE
-    if family is None:
-        advice = "for Detectron2's own models see its tools/deploy/export_model.py"
-    else:
-        advice = "run it with tools/make_proposals.py"
     raise ConfigError(
-        f"MODEL.META_ARCHITECTURE {name} cannot be exported: how many regions it looks at depends "
-        f"on the image, and no graph is made for that here; {advice}"
+        f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} cannot be exported: how many "
+        "regions it looks at depends on the image, and no graph is made for that here; for "
+        "Detectron2's own models see its tools/deploy/export_model.py"
     )
 
 
