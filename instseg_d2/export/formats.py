@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,8 +109,8 @@ def write_onnx(graph: nn.Module, example: torch.Tensor, metadata: Mapping[str, s
     return program.model_proto.SerializeToString()
 
 
-def read_onnx(content: bytes) -> Runner:
-    """By onnxruntime."""
+def onnx_session(content: bytes) -> Any:
+    """An onnxruntime session on the CPU, with as many threads as PyTorch has."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -119,7 +120,12 @@ def read_onnx(content: bytes) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def read_onnx(content: bytes) -> Runner:
+    """By onnxruntime."""
+    session = onnx_session(content)
     return lambda images: session.run(list(OUTPUTS), {INPUT: images})
 
 

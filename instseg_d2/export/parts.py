@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import ConfigError
 
-from .formats import METADATA_FILE, OPSET, ExportError
+from .formats import METADATA_FILE, OPSET, ExportError, onnx_session
 from .verify import mask_ious
 
 #: Largest difference of an output's values, relative to the span of them and 0.
@@ -122,16 +122,7 @@ def write_onnx(part: Part, metadata: Mapping[str, str]) -> bytes:
 
 def read_onnx(part: Part, content: bytes) -> PartRunner:
     """By onnxruntime on the CPU."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportError(
-            "--format onnx needs onnxruntime: pip install 'instseg-d2[export]'"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnx_session(content)
 
     def run(*arrays: np.ndarray) -> Sequence[np.ndarray]:
         answer: Sequence[np.ndarray] = session.run(
