@@ -177,8 +177,8 @@ FREE_OPERATORS = (
     *("aten::flip", "aten::pad"),
     # a few operations a value, none of them in a sum of products
     *("aten::add", "aten::add_", "aten::sub", "aten::rsub", "aten::mul", "aten::mul_"),
-    *("aten::div", "aten::div_", "aten::rsqrt", "aten::sqrt", "aten::exp", "aten::sum"),
-    *("aten::mean", "aten::softmax", "aten::sigmoid", "aten::sigmoid_", "aten::tanh"),
+    *("aten::div", "aten::div_", "aten::reciprocal", "aten::rsqrt", "aten::sqrt", "aten::exp"),
+    *("aten::sum", "aten::mean", "aten::softmax", "aten::sigmoid", "aten::sigmoid_", "aten::tanh"),
     *("aten::gelu", "aten::silu", "aten::silu_", "aten::leaky_relu", "aten::leaky_relu_"),
     *("aten::hardtanh", "aten::hardtanh_"),
 )
