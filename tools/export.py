@@ -17,7 +17,7 @@ from instseg_d2.command_line import add_overrides, fraction, new_parser, one_lin
 from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.errors import ConfigError
-from instseg_d2.export.formats import FORMATS
+from instseg_d2.export.formats import FORMATS, check_libraries
 from instseg_d2.export.parts import check_part_format, export_parts
 from instseg_d2.export.run import check_output, export_model, graph_builder, write_verified
 from instseg_d2.export.settings import TOLERANCES, ExportSettings
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> None:
     """Export, verify, write."""
     check_output(args.output, args.format)
+    check_libraries(args.format)
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = "cpu"  # what is exported runs anywhere
     family = family_of(cfg)

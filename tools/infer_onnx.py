@@ -2,7 +2,7 @@
 """Run a SparseInst that tools/export.py wrote as ONNX: python tools/infer_onnx.py MODEL IMAGE ...
 
 Needs onnxruntime, numpy and opencv, nothing else: copy this file to where the model is to run. With
---output DIR it draws the instances into DIR/NAME.png, with --json FILE it writes them down.
+--output DIR it draws the instances into DIR/NUMBER_NAME.png, with --json FILE it writes them down.
 """
 
 import argparse
@@ -63,21 +63,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for score, label, box, pixels of the mask")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="default: 0.3")
     args = parser.parse_args()
-    providers = onnxruntime.get_available_providers()
+    known = onnxruntime.get_available_providers()
+    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in known]
     session = onnxruntime.InferenceSession(args.model, providers=providers)
-    results = {}
+    results, unreadable = {}, []
     for path in args.images:
         image = cv2.imread(str(path))
         if image is None:
-            sys.exit(f"error: {path} cannot be read as an image")
+            unreadable.append(str(path))
+            continue
         instances = predict(session, image, args.score_threshold)
         print(f"{path}: {len(instances)} instances")
         if args.output:
             args.output.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(args.output / f"{path.stem}.png"), draw(image, instances))
+            drawn = args.output / f"{len(results):04d}_{path.stem}.png"  # names may be alike
+            if not cv2.imwrite(str(drawn), draw(image, instances)):
+                sys.exit(f"error: {drawn} cannot be written")
         results[str(path)] = [{**entry, "mask": int(entry["mask"].sum())} for entry in instances]
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
+    if unreadable:
+        sys.exit(f"error: cannot be read as images: {', '.join(unreadable)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from ..weights.report import LoadReport
 logger = logging.getLogger(__name__)
 
 CLEAR_DIFFERENCE = 1.5
-"""A learning rate so many times above or below the linear rule's gets a warning."""
+"""A learning rate so many times above or below the linear rule's gets a warning, and so does a
+training on so many times fewer images than the published one."""
 
 
 def log_schedule(cfg: CfgNode, num_images: int) -> None:
@@ -78,6 +79,9 @@ def _log_comparison(cfg: CfgNode, recipe: Recipe, scaled: Recipe, unit: str) -> 
         scaled.ims_per_batch,
         scaled.overrides(),
     )
+    # A recipe of the config's own is for data whose length it does not know, as own data's.
+    if not is_own and not cfg.DATASETS.OWN.TRAIN_JSON:
+        _warn_of_short_schedule(cfg, scaled)
     ratio = cfg.SOLVER.BASE_LR / scaled.base_lr
     if 1 / CLEAR_DIFFERENCE <= ratio <= CLEAR_DIFFERENCE:
         return
@@ -90,6 +94,22 @@ def _log_comparison(cfg: CfgNode, recipe: Recipe, scaled: Recipe, unit: str) -> 
         ratio,
         scaled.ims_per_batch,
         scaled.base_lr,
+    )
+
+
+def _warn_of_short_schedule(cfg: CfgNode, scaled: Recipe) -> None:
+    """With smaller batches and as many steps as before, a model sees less of the data."""
+    if scaled.max_iter <= cfg.SOLVER.MAX_ITER * CLEAR_DIFFERENCE:
+        return
+    logger.warning(
+        "SOLVER.MAX_ITER %d is %.3g of the steps that the published schedule has in batches of %d. "
+        'Give\n  SOLVER.MAX_ITER %d SOLVER.STEPS "%s"\nor, if a short training is meant, '
+        "SOLVER.RECIPE.IMS_PER_BATCH -1 and nothing is compared.",
+        cfg.SOLVER.MAX_ITER,
+        cfg.SOLVER.MAX_ITER / scaled.max_iter,
+        scaled.ims_per_batch,
+        scaled.max_iter,
+        scaled.steps,
     )
 
 

@@ -5,6 +5,7 @@ All take any number of images of any size.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import logging
@@ -25,6 +26,8 @@ from .settings import INPUT, OUTPUTS
 #: convolutions need 19.
 OPSET = 20
 METADATA_FILE = "metadata.json"
+#: By format: what it needs beside PyTorch.
+LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 #: Of images: below it the coarsest maps have a side of 1, which graphs treat otherwise.
 LEAST_SIDE = 33
 
@@ -90,6 +93,22 @@ def read_torch_export(content: bytes) -> Runner:
         return _torch_runner(torch.export.load(io.BytesIO(content)).module())
 
 
+def check_libraries(name: str) -> None:
+    """
+    Args:
+        name: of a format.
+
+    Raises:
+        ExportError: a library that it is written or compared with is not installed.
+    """
+    absent = [one for one in LIBRARIES.get(name, ()) if importlib.util.find_spec(one) is None]
+    if absent:
+        raise ExportError(
+            f"--format {name} needs {', '.join(absent)}; in the checkout: "
+            "pip install '.[export]' -c constraints.txt"
+        )
+
+
 def write_onnx(graph: nn.Module, example: torch.Tensor, metadata: Mapping[str, str]) -> bytes:
     """See :class:`Format`; the metadata are the model's ``metadata_props``."""
     for library in ("torch.onnx", "onnxscript"):
@@ -111,12 +130,8 @@ def write_onnx(graph: nn.Module, example: torch.Tensor, metadata: Mapping[str, s
 
 def onnx_session(content: bytes) -> Any:
     """An onnxruntime session on the CPU, with as many threads as PyTorch has."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportError(
-            "--format onnx needs onnxruntime: pip install 'instseg-d2[export]'"
-        ) from error
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3

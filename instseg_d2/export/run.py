@@ -94,12 +94,13 @@ def metadata(cfg: CfgNode, graph: Any, settings: ExportSettings, name: str) -> d
 
 
 def class_names(cfg: CfgNode) -> list[str]:
-    """Of the data set to test on, if it has as many as the model; else ``class 0`` and so on."""
+    """Of the data set to test or train on, if it has as many as the model; else ``class 0`` and so
+    on."""
     family = family_of(cfg)
     assert family is not None
     assert family.classes_key is not None
     count = config_value(cfg, family.classes_key)
-    for dataset in cfg.DATASETS.TEST:
+    for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = MetadataCatalog.get(dataset).get("thing_classes")
         if names is not None and len(names) == count:
             return list(names)
@@ -121,6 +122,12 @@ def write_verified(
             f"the exported graph does not answer as the model does (wanted: scores within "
             f"{tolerances.score}, mask IoU above {tolerances.mask_iou}, equal labels); {path} was "
             "not written"
+        )
+    if not any(result.instances for result in results):
+        print(
+            "Note: at these thresholds the model finds nothing on the pictures of the comparison, "
+            "so neither scores nor masks were compared. Export once with --score-threshold 0 to "
+            "see them compared."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(str(path)) as file:

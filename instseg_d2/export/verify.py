@@ -80,7 +80,8 @@ def compare(
         differences, overlaps, lonely = match(expected, found, tolerances.score)
         full = count == outputs["scores"].shape[1]
         limit = float(found["scores"].min(initial=1.0)) if full else 0.0
-        limit = max(limit, model.postprocess_options.cls_threshold) + tolerances.score
+        options = model.postprocess_options
+        limit = max(limit, options.cls_threshold, options.score_threshold) + tolerances.score
         unmatched += sum(score > limit for score in lonely)
         total += len(expected)
         scores += differences

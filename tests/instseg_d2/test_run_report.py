@@ -69,9 +69,19 @@ def test_a_smaller_batch_at_the_old_rate_warns(name: str, caplog: pytest.LogCapt
     assert "is 4 times that of the linear rule" in warnings
     assert f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR / 4:.4g}" in warnings
     cfg.SOLVER.BASE_LR /= 4
-    assert not messages(cfg, caplog)[1]
+    assert "that of the linear rule" not in messages(cfg, caplog)[1]
     cfg.SOLVER.BASE_LR /= 4
     assert "is 0.25 times" in messages(cfg, caplog)[1]
+
+
+def test_smaller_batches_in_as_many_steps_warn(caplog: pytest.LogCaptureFixture) -> None:
+    smaller = ["SOLVER.IMS_PER_BATCH", "16", "SOLVER.BASE_LR", "1.25e-5"]
+    _, warnings = messages(load_config(SPARSEINST, smaller), caplog)
+    assert "SOLVER.MAX_ITER 270000 is 0.25 of the steps" in warnings
+    assert 'SOLVER.MAX_ITER 1080000 SOLVER.STEPS "(840000, 1000000)"' in warnings
+    longer = ["SOLVER.MAX_ITER", "1080000", "SOLVER.STEPS", "(840000, 1000000)"]
+    _, warnings = messages(load_config(SPARSEINST, [*smaller, *longer]), caplog)
+    assert not warnings
 
 
 def test_epochs_and_accumulated_batches(caplog: pytest.LogCaptureFixture) -> None:
@@ -82,7 +92,7 @@ def test_epochs_and_accumulated_batches(caplog: pytest.LogCaptureFixture) -> Non
     cfg.SOLVER.ACCUMULATE_STEPS = 8
     text, warnings = messages(cfg, caplog, num_images=500)
     assert "64 images a step (accumulated in 8s), 1000 steps: 128 epochs" in text
-    assert not warnings
+    assert "that of the linear rule" not in warnings
 
 
 def test_batches_of_patches(caplog: pytest.LogCaptureFixture) -> None:

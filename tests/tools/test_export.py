@@ -75,7 +75,7 @@ def test_onnx_and_the_program_that_runs_it(small, tmp_path, capsys):
         assert 0 <= left < right <= 121
         assert 0 <= top < bottom <= 92
         assert 0 < instance["score"] < 1
-    assert cv2.imread(str(tmp_path / "drawn" / "0.png")).shape == (90, 120, 3)
+    assert cv2.imread(str(tmp_path / "drawn" / "0000_0.png")).shape == (90, 120, 3)
 
 
 def check_outputs(module):
@@ -142,6 +142,13 @@ def test_a_graph_that_answers_otherwise_is_not_written(small, tmp_path, monkeypa
     assert "does not answer as the model does" in message
     assert " NO" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_absent_libraries_are_named_first(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(formats.LIBRARIES, "onnx", ("onnx", "surely_not_installed"))
+    message = error_of("onnx", tmp_path / "model.onnx", small)
+    assert "--format onnx needs surely_not_installed" in message
+    assert "pip install '.[export]'" in message
 
 
 def test_mistakes(small, tmp_path):
