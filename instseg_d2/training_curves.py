@@ -56,7 +56,7 @@ def losses_and_precisions(metrics_json: str) -> tuple[dict[str, Series], dict[st
     """
     entries = _read_metrics(metrics_json)
     keys = sorted({key for entry in entries for key in entry})
-    losses = [key for key in keys if key == "total_loss" or key.startswith("loss_")]
+    losses = [key for key in keys if _is_loss(key)]
     precisions = [key for key in keys if key == "segm/AP" or key.endswith("/segm/AP")]
     return (
         {key: _series(entries, key) for key in losses},
@@ -64,10 +64,14 @@ def losses_and_precisions(metrics_json: str) -> tuple[dict[str, Series], dict[st
     )
 
 
+def _is_loss(key: str) -> bool:
+    return key == "total_loss" or key.startswith("loss_")
+
+
 def _read_metrics(path: str) -> list[dict[str, Any]]:
     """The lines that count, in the order of their iterations."""
     entries: dict[int, dict[str, Any]] = {}
-    torn = 0
+    torn, last = 0, -1
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read().split("\n")
@@ -82,12 +86,16 @@ def _read_metrics(path: str) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             torn += bool(line.strip())
             continue
-        if entries and iteration < next(reversed(entries)):
+        # Values that are not written at each iteration come behind those of later ones; losses
+        # only do after a resumption.
+        if iteration < last and any(_is_loss(key) for key in entry):
             entries = {known: value for known, value in entries.items() if known < iteration}
+            last = iteration
+        last = max(last, iteration)
         entries[iteration] = {**entries.get(iteration, {}), **entry}
     if torn:
         logger.warning("%s: passed over %d lines that are no metrics", path, torn)
-    return list(entries.values())
+    return [entries[iteration] for iteration in sorted(entries)]
 
 
 def _series(entries: list[dict[str, Any]], key: str) -> Series:

@@ -1,5 +1,6 @@
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from instseg_d2 import training_curves
 from instseg_d2.errors import DataError
-from instseg_d2.training_curves import plot_training_curves
+from instseg_d2.training_curves import losses_and_precisions, plot_training_curves
 
 
 @pytest.fixture
@@ -115,3 +116,19 @@ def test_absent_file(tmp_path):
 
 def test_long_logs_are_read_in_a_moment(plotted):
     assert len(plotted([loss(i, 1.0) for i in range(20_000)])["training loss"]["total"]) == 20_000
+
+
+def test_values_of_earlier_iterations_may_come_later(tmp_path: Path) -> None:
+    """As the gradient's norm, which is not written at each iteration."""
+    lines = [
+        {"iteration": 19, "total_loss": 3.0},
+        {"iteration": 0, "grad_norm": 1.0},
+        {"iteration": 39, "total_loss": 2.0},
+        {"iteration": 20, "grad_norm": 1.0},
+    ]
+    path = tmp_path / "metrics.json"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    losses, _ = losses_and_precisions(str(path))
+    iterations, values = losses["total_loss"]
+    assert iterations.tolist() == [19, 39]
+    assert values.tolist() == [3.0, 2.0]
