@@ -1,8 +1,14 @@
 """Rules for every test: the random state is restored, hardware and data that are absent skip."""
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Of several processes each has one core, and so have the programs that they start: more threads
+    # than cores wait for each other. To be said before PyTorch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -1,12 +1,25 @@
 """What README and docs point at is there, and nothing in them is left to fill in."""
 
+import contextlib
+import functools
+import io
 import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from instseg_d2.config import get_cfg, known_keys
+
 REPO = Path(__file__).resolve().parents[1]
-PAGES = [REPO / "README.md", *(REPO / "docs").glob("*.md")]
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+PROGRAMS = [
+    "train_net.py",
+    *(f"tools/{path.name}" for path in sorted((REPO / "tools").glob("*.py"))),
+]
+OTHER_PROGRAMS = ("pip ", "python -m", "tensorboard ", "trtexec ")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -33,3 +46,71 @@ def test_the_python_examples_name_what_exists() -> None:
     for example in examples:
         imports = [line for line in example.splitlines() if line.startswith("from ")]
         exec("\n".join(imports), {})  # the rest needs trained weights: tests of the predictor
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_config_keys_that_are_named_exist(page: Path) -> None:
+    keys = set(known_keys(get_cfg()))
+    ends = {key.split(".", depth)[-1] for key in keys for depth in range(key.count(".") + 1)}
+    for name in re.findall(r"\b[A-Z][A-Z0-9_]*(?:\.[A-Z][A-Z0-9_]*)+\b", page.read_text()):
+        assert name in ends, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_programs_and_options_that_exist(
+    page: Path, options_of: Callable[[str], set[str]]
+) -> None:
+    for program, options in _commands(page.read_text()):
+        assert (REPO / program).is_file(), program
+        for option in options:
+            assert option in options_of(program), f"{program} {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_the_text_names_are_of_some_program(
+    page: Path, options_of: Callable[[str], set[str]]
+) -> None:
+    known = {option for program in PROGRAMS for option in options_of(program)}
+    for command in re.findall(r"`([^`\n]+)`", _without_blocks(page.read_text())):
+        if not command.startswith(OTHER_PROGRAMS):
+            for option in re.findall(r"(?<!\S)--[a-z][a-z-]+", command):
+                assert option in known, command
+
+
+def test_every_program_is_in_some_page() -> None:
+    text = "".join(page.read_text() for page in PAGES) + (REPO / "Makefile").read_text()
+    for program in PROGRAMS:
+        assert program in text, program
+
+
+@pytest.fixture(scope="module")
+def options_of() -> Callable[[str], set[str]]:
+    """The options of a program (a path from the root of the checkout), as its --help has them."""
+
+    @functools.cache
+    def options(program: str) -> set[str]:
+        printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # as stdout: some set it up
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+            patch.setattr(sys, "argv", [program, "--help"])
+            with pytest.raises(SystemExit):
+                runpy.run_path(str(REPO / program), run_name="__main__")
+        printed.seek(0)
+        return set(re.findall(r"--[a-z][a-z-]+", printed.read()))
+
+    return options
+
+
+def _without_blocks(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def _commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Program and options of every command line, in blocks and between backticks."""
+    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines += [line.replace("\n", " ") for line in re.findall(r"`([^`]+)`", _without_blocks(text))]
+    for line in lines:
+        found = re.search(r"(?<![\w/])(train_net\.py|tools/\w+\.py)(.*)", line.split(" #")[0])
+        if found:
+            program, rest = found.groups()
+            yield program, re.findall(r"(?<!\S)--[a-z][a-z-]+", rest)
