@@ -11,6 +11,8 @@ from .errors import ConfigError, DeviceError
 from .families import model_families
 from .half_precision import check_half_precision
 from .inference import InferenceOptions, prepare_for_inference
+from .layers.frozen_norm_conv import join_frozen_norms
+from .layers.recompute import recompute_first_stages
 from .registry import look_up
 
 #: What ``SOLVER.AMP.DTYPE`` may name.
@@ -29,6 +31,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
     look_up(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     look_up(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     model = build_detectron2_model(cfg)
+    if cfg.MODEL.JOIN_FROZEN_NORMS:
+        join_frozen_norms(model)
+    if cfg.MODEL.RECOMPUTE_FIRST_STAGES:
+        recompute_first_stages(model)
     if cfg.MODEL.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     return model

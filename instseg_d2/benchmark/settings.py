@@ -70,6 +70,8 @@ class Settings:
             return None
         cfg = self._load(self.config if self.against == PLAIN else self.against)
         cfg.MODEL.INFERENCE.PRECISION = self.against_precision or self.precision
+        if self.against == PLAIN:  # its backbone is Detectron2's as it is
+            cfg.MODEL.JOIN_FROZEN_NORMS = cfg.MODEL.RECOMPUTE_FIRST_STAGES = False
         return cfg
 
     def _load(self, config: str) -> CfgNode:
