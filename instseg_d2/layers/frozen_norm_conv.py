@@ -61,6 +61,10 @@ def join_frozen_norms(model: nn.Module) -> int:
     replaced: dict[int, FrozenNormConv2d] = {}  # one that stands in two places stays one
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children() leaves out repetitions
-            if type(child) is Conv2d and type(child.norm) is FrozenBatchNorm2d:
+            if (
+                child is not None
+                and type(child) is Conv2d
+                and type(child.norm) is FrozenBatchNorm2d
+            ):
                 parent.add_module(name, replaced.setdefault(id(child), FrozenNormConv2d.of(child)))
     return len(replaced)
