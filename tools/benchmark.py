@@ -88,6 +88,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=whole, default=0, help="--data: default 20; --evaluation: default 500"
     )
+    parser.add_argument(
+        "--operators", action="store_true", help="also PyTorch's operators that take most"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the numbers into a file")
     add_overrides(parser, "overrides")
     return parser

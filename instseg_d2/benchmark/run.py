@@ -13,6 +13,7 @@ from instseg_d2.modeling import check_device
 from .evaluation import evaluation
 from .loading import data_loading
 from .machine import machine, peak_rates
+from .operators import operator_shares
 from .proposals import whole_image_proposals
 from .settings import Settings, dtype_of
 from .stages import predictions
@@ -38,7 +39,8 @@ def run(mode: str, settings: Settings) -> dict[str, Any]:
     Returns:
         all of which is written as JSON: ``mode``, the settings, ``image_size``, ``machine`` (see
         :func:`.machine.machine`), ``rates`` (:func:`.machine.peak_rates`) and ``parts``, by name
-        what :func:`.timing.measure` gives.
+        what :func:`.timing.measure` gives and, if they are asked for, ``operators`` by side (see
+        :func:`.operators.operator_shares`).
 
     Raises:
         ConfigError: the mode does not fit the model; or a wrong name or value.
@@ -50,12 +52,16 @@ def run(mode: str, settings: Settings) -> dict[str, Any]:
     device = torch.device(cfg.MODEL.DEVICE)
     about = machine(device)
     rates = peak_rates(device, dtype)
-    parts = {
-        comparison.name: measure(
+    parts = {}
+    for comparison in MODES[mode](settings):
+        part = measure(
             comparison, rounds=settings.rounds, device=device, matmul_rate=rates["matmul"]
         )
-        for comparison in MODES[mode](settings)
-    }
+        if settings.operators:
+            part["operators"] = {
+                name: operator_shares(side, device) for name, side in comparison.sides.items()
+            }
+        parts[comparison.name] = part
     return {
         "mode": mode,
         **asdict(settings),

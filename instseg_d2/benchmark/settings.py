@@ -38,6 +38,7 @@ class Settings:
         kept: so many instances are left of each image; 0: as many as the config's thresholds leave.
         objects: in every image, in training.
         images: of the data sets that are loaded or evaluated; 0 for the mode's default.
+        operators: also measure what operators take.
     """
 
     config: str
@@ -55,6 +56,7 @@ class Settings:
     kept: int = 30
     objects: int = 30
     images: int = 0
+    operators: bool = False
 
     def cfg(self) -> CfgNode:
         """The config of the product."""

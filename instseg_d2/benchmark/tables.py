@@ -12,6 +12,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
+_LEFT_RIGHT = ("left", "right", "right")
+
+
 def report(result: dict[str, Any]) -> str:
     """
     Args:
@@ -37,7 +40,20 @@ def report(result: dict[str, Any]) -> str:
             colalign=("left", "left", *["right"] * (len(COLUMNS) - 2)),
         ),
     ]
+    for part in result["parts"]:
+        lines += _operators(part, result["parts"][part].get("operators", {}))
     return "\n".join(lines)
+
+
+def _operators(name: str, sides: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """A table of each side's operators."""
+    lines = []
+    for side, operators in sides.items():
+        rows = [(each["name"], f"{each['ms']:.1f}", f"{each['share']:.0%}") for each in operators]
+        headers = (f"{name}: {side}", "own ms", "share")
+        table = tabulate(rows, headers, "presto", disable_numparse=True, colalign=_LEFT_RIGHT)
+        lines += ["", table]
+    return lines
 
 
 def _rows(name: str, part: dict[str, Any]) -> list[list[str]]:

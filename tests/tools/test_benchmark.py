@@ -127,6 +127,20 @@ def test_training_steps_are_those_of_the_plain_way(
     assert all(side["peak_mb"] > 0 for side in part["sides"].values())
 
 
+def test_the_operators_that_take_most_are_named(tiny_overrides: list[str]) -> None:
+    given = settings(tiny_overrides, against="plain", batch=2, objects=3, rounds=1, operators=True)
+    result = run("train", given)
+    operators = result["parts"]["training step"]["operators"]
+    for rows in operators.values():
+        assert rows[-1]["name"] == "all others"
+        times = [row["ms"] for row in rows[:-1]]
+        assert times == sorted(times, reverse=True)
+        assert min(times) > 0
+        assert math.isclose(sum(row["share"] for row in rows), 1)
+        assert "aten::convolution_backward" in [row["name"] for row in rows]
+    assert "training step: plain" in report(result)
+
+
 def test_the_mappers_give_the_same_images(tiny_overrides: list[str]) -> None:
     part = run("data", settings(tiny_overrides, images=4))["parts"]["mapper"]
     require_sound(part)
