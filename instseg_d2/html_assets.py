@@ -133,6 +133,7 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
   header { padding-top: 1.25rem; }
   h1 { font-size: 1.5rem; }
   th, td { padding: 0.3rem 0.5rem; }
+  tbody th { max-width: 45vw; }
   .tiles { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 0.5rem; }
   .tile { padding: 0.6rem 0.75rem; }
   .tile dd { font-size: 1.35rem; }

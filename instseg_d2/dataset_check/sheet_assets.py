@@ -16,6 +16,10 @@ STYLE = """
 .wide td:last-child:not(.number) { min-width: 15rem; max-width: 46rem; overflow-wrap: anywhere; }
 .wide tbody th, .wide tbody td { vertical-align: top; }
 .wide tbody th { min-width: 9rem; overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  .wide tbody th { min-width: 6.5rem; }
+  .wide td:last-child:not(.number) { min-width: 11rem; }
+}
 """
 
 SCRIPT = """

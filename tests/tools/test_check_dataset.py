@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.chromium import console_lines, open_page
+from tests.chromium import check_on_phone, console_lines, open_page
 from tests.coco_sample import coco
 from tools.check_dataset import main
 
@@ -46,6 +46,7 @@ def data(tmp_path):
 def hostile():
     content = coco()
     content["categories"][0]["name"] = HOSTILE
+    content["categories"][1]["name"] = "long" * 30
     content["images"][1]["file_name"] = HOSTILE
     content["annotations"][1].update(category_id=HOSTILE, id=HOSTILE)
     content["annotations"][0]["bbox"] = [1, 1, 800, 1e308]
@@ -159,6 +160,10 @@ def test_hostile_data_opens_in_a_browser(hostile_run, tmp_path):
     opened = open_page(hostile_run[0] / "sheet.html", tmp_path)
     assert console_lines(opened.log) == []
     assert "2 of 2 images" in opened.dom  # which the script has written
+
+
+def test_hostile_data_fits_a_phone(hostile_run, tmp_path):
+    check_on_phone(hostile_run[0] / "sheet.html", tmp_path)
 
 
 @pytest.mark.needs_shared

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.chromium import console_lines, open_page
+from tests.chromium import check_on_phone, console_lines, open_page
 from tests.report_cases import jittered_results, square_case
 from tests.training_runs import FIND_SOMETHING, train_net
 from tools.report import main
@@ -42,6 +42,24 @@ def test_own_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = open_page(page, folder / "profile")
     assert console_lines(opened.log) == []
     assert '<button type="button">AP50</button>' in opened.dom
+
+
+def test_page_fits_a_phone_whatever_the_names(tmp_path: Path) -> None:
+    content, results = square_case()
+    for entry in content["categories"]:
+        entry["name"] = f"{entry['name']}_of_a_very_long_name_that_has_no_spaces_to_break_a_line_at"
+    for image in content["images"]:
+        image["file_name"] = f"{'a_long_folder/' * 5}{'picture' * 12}{image['id']}.png"
+        path = tmp_path / "pictures" / image["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.random.default_rng(0).integers(256, size=(80, 100, 3)))
+    for name, value in (("annotations", content), ("results", results)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    named = (("results", "results.json"), ("json", "annotations.json"), ("images", "pictures"))
+    page = tmp_path / "report.html"
+    options = [part for option, name in named for part in (f"--{option}", str(tmp_path / name))]
+    main([*options, "--output", str(page), "--no-boundary"])
+    check_on_phone(page, tmp_path / "phone")
 
 
 def test_mistakes_end_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
