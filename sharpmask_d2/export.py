@@ -153,6 +153,11 @@ def check_settings(settings: ExportSettings) -> None:
             "all windows, of which the program that runs them chooses; it finds "
             "MODEL.SHARP_MASK.PROPOSALS.SCORE_THRESHOLD in the metadata"
         )
+    if settings.top_k is not None:
+        raise ConfigError(
+            "--top-k is not for DeepMask and SharpMask: the program that runs their graphs chooses "
+            "how many windows become masks; it finds MODEL.SHARP_MASK.PROPOSALS.NUM in the metadata"
+        )
 
 
 def level_of(model: DeepMask, size: tuple[int, int]) -> Tensor:

@@ -118,7 +118,7 @@ def build_export(model: nn.Module, settings: ExportSettings) -> SparseInstGraph:
     if settings.score_threshold is not None:
         options = replace(options, score_threshold=settings.score_threshold)
     num_masks = net.decoder.inst_branch.num_masks
-    top_k = min(settings.top_k, num_masks, options.max_detections)
+    top_k = min(settings.top_k or num_masks, num_masks, options.max_detections)
     dtype = torch.float16 if settings.precision == "float16" else torch.float32
     for name in PARTS:
         part = net.get_submodule(name).to(dtype)

@@ -44,7 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="of weights and network; scores are always float32",
     )
     parser.add_argument(
-        "--top-k", type=positive, default=100, metavar="N", help="most instances of an image: 100"
+        "--top-k",
+        type=positive,
+        metavar="N",
+        help="most instances of an image (default: the config's MAX_DETECTIONS)",
     )
     parser.add_argument(
         "--score-threshold",

@@ -16,14 +16,14 @@ OUTPUTS = ("boxes", "scores", "labels", "masks", "counts")
 class ExportSettings:
     """
     Attributes:
-        top_k: the most instances per image; the model may have fewer.
+        top_k: the most instances per image, if the model has so many; None: all it may give.
         precision: ``float32`` or ``float16``, of weights and network; scores are always float32.
         is_bgr: the model reads BGR (``INPUT.FORMAT``).
         score_threshold: instances whose final score is not above this are dropped; None: the
             model's own threshold.
     """
 
-    top_k: int = 100
+    top_k: int | None = None
     precision: str = "float32"
     is_bgr: bool = False
     score_threshold: float | None = None
