@@ -23,7 +23,7 @@ from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import ConfigError
 
 from .formats import METADATA_FILE, OPSET, ExportError, onnx_session
-from .verify import mask_ious
+from .verify import NO_OUTLINES, has_outline, mask_ious
 
 #: Largest difference of an output's values, relative to the span of them and 0.
 VALUE_TOLERANCE = 1e-4
@@ -73,6 +73,7 @@ class PartComparison:
         shape: of the output.
         difference: largest of the values, relative to the span of them and 0.
         mask_iou: least overlap of the masks; None where there are none.
+        outlined: of the model's masks, those that are neither empty nor full.
     """
 
     part: str
@@ -80,6 +81,7 @@ class PartComparison:
     shape: tuple[int, ...]
     difference: float
     mask_iou: float | None
+    outlined: int = 0
 
     def holds(self) -> bool:
         """Whether model and graph agree; values that are no numbers do not."""
@@ -180,12 +182,13 @@ def compare_part(part: Part, run: PartRunner) -> list[PartComparison]:
         expected = [value.float().numpy() for value in part.reference(*inputs)]
         found = run(*(value.numpy() for value in inputs))
         for name, wanted, given in zip(part.outputs, expected, found, strict=True):
-            iou = None
+            iou, outlined = None, 0
             if part.mask_threshold is not None:
                 first, second = (masks > part.mask_threshold for masks in (wanted, given))
                 iou = float(np.diagonal(mask_ious(first, second)).min(initial=1.0))
+                outlined = int(has_outline(first).sum())
             difference = relative_difference(wanted, given)
-            results.append(PartComparison(part.name, name, wanted.shape, difference, iou))
+            results.append(PartComparison(part.name, name, wanted.shape, difference, iou, outlined))
     return results
 
 
@@ -223,6 +226,8 @@ def export_parts(files: GraphFiles, form: str, output: Path) -> None:
             "the exported graphs do not answer as the model does (wanted: values within "
             f"{VALUE_TOLERANCE} of their span, mask IoU above {MASK_IOU}); {names} were not written"
         )
+    if not any(result.outlined for result in results):
+        print(NO_OUTLINES)
     output.parent.mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
         with written_whole(str(path)) as file:

@@ -21,7 +21,7 @@ from instseg_d2.inference import InferenceOptions, prepare_for_inference
 
 from .formats import FORMATS, ExportError, Format
 from .settings import TOLERANCES, ExportBuilder, ExportSettings
-from .verify import Comparison, compare, pictures, table
+from .verify import NO_OUTLINES, Comparison, compare, pictures, table
 
 #: (height, width) of the images that the graphs are traced with: odd, as to_program wants them.
 EXAMPLE_SIZE = (101, 159)
@@ -129,6 +129,8 @@ def write_verified(
             "so neither scores nor masks were compared. Export once with --score-threshold 0 to "
             "see them compared."
         )
+    elif not any(result.outlined for result in results):
+        print(NO_OUTLINES)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(str(path)) as file:
         file.write(content)

@@ -13,8 +13,16 @@ import torch
 from detectron2.structures import Instances
 from tabulate import tabulate
 
+from instseg_d2.data.shapes import ShapesSpec, render_image
+
 from .formats import Runner
 from .settings import OUTPUTS, Tolerances
+
+#: For people, where no mask that was compared has an outline.
+NO_OUTLINES = (
+    "Note: all masks that were compared are empty or full, so that their overlap proves nothing. "
+    "Are these the weights that you trained?"
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Comparison:
         mask_iou: smallest overlap of its two masks.
         unmatched: instances of one that the other lacks, or has with another label; of those whose
             score is a tolerance within the limit of what is kept, none.
+        outlined: of the model's instances, those whose mask is neither empty nor the whole image,
+            so that an outline was compared.
     """
 
     batch: tuple[int, int, int]
@@ -35,6 +45,7 @@ class Comparison:
     score: float
     mask_iou: float
     unmatched: int
+    outlined: int
 
     def holds(self, tolerances: Tolerances) -> bool:
         """Whether model and graph agree."""
@@ -46,14 +57,10 @@ class Comparison:
 
 
 def pictures(batch: int, height: int, width: int) -> np.ndarray:
-    """(batch, height, width, 3) uint8: soft blobs with some noise, the same at every call."""
-    random = np.random.default_rng([batch, height, width])
-    images = []
-    for _ in range(batch):
-        coarse = random.uniform(0, 255, (6, 8, 3)).astype(np.float32)
-        smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-        images.append(smooth + random.normal(0, 8, smooth.shape))
-    return np.stack(images).clip(0, 255).astype(np.uint8)
+    """(batch, height, width, 3) uint8 RGB, of the embedded data set: the same at every call."""
+    spec = ShapesSpec(image_size=256)
+    drawn = (render_image(spec, "val", 1 + index)[0] for index in range(batch))
+    return np.stack([cv2.resize(image, (width, height)) for image in drawn])
 
 
 def compare(
@@ -72,7 +79,7 @@ def compare(
     with torch.no_grad():
         answers = model([{"image": image} for image in pixels.permute(0, 3, 1, 2)])
     outputs = dict(zip(OUTPUTS, run(images), strict=True))
-    scores, ious, total, unmatched = [0.0], [1.0], 0, 0
+    scores, ious, total, unmatched, outlined = [0.0], [1.0], 0, 0, 0
     for index, answer in enumerate(answers):
         expected = answer["instances"]
         count = int(outputs["counts"][index])
@@ -84,9 +91,10 @@ def compare(
         limit = max(limit, options.cls_threshold, options.score_threshold) + tolerances.score
         unmatched += sum(score > limit for score in lonely)
         total += len(expected)
+        outlined += int(has_outline(expected.pred_masks.numpy()).sum())
         scores += differences
         ious += overlaps
-    return Comparison(images.shape[:3], total, max(scores), min(ious), unmatched)
+    return Comparison(images.shape[:3], total, max(scores), min(ious), unmatched, outlined)
 
 
 def match(
@@ -131,6 +139,13 @@ def mask_ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     shared = flat[0] @ flat[1].T
     union = flat[0].sum(1)[:, None] + flat[1].sum(1)[None] - shared
     return np.where(union > 0, shared / np.maximum(union, 1), 1.0)
+
+
+def has_outline(masks: np.ndarray) -> np.ndarray:
+    """Which masks (n, H, W) bool are neither empty nor full: (n,) bool."""
+    area = math.prod(masks.shape[1:])
+    inside = np.count_nonzero(masks.reshape(len(masks), area), axis=1)
+    return (inside > 0) & (inside < area)
 
 
 def table(comparisons: Sequence[Comparison], tolerances: Tolerances) -> str:

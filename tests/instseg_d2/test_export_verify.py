@@ -4,8 +4,16 @@ import torch
 from detectron2.structures import Instances
 from torch import nn
 
-from instseg_d2.export.settings import TOLERANCES
-from instseg_d2.export.verify import compare, mask_ious, pictures
+from instseg_d2.export.run import write_verified
+from instseg_d2.export.settings import TOLERANCES, ExportSettings
+from instseg_d2.export.verify import (
+    NO_OUTLINES,
+    Comparison,
+    compare,
+    has_outline,
+    mask_ious,
+    pictures,
+)
 from sparseinst_d2.postprocess import PostprocessOptions
 
 TOLERANCE = TOLERANCES["float32"]
@@ -43,7 +51,7 @@ def outputs(**changes):
 
 def holds(**changes):
     result = compare(Model(), lambda _: outputs(**changes), IMAGES, TOLERANCE, is_bgr=False)
-    assert result.instances == 2
+    assert result.instances == result.outlined == 2
     return result.holds(TOLERANCE)
 
 
@@ -64,6 +72,26 @@ def test_the_same_answer_in_another_order_holds():
 )
 def test_other_answers_do_not_hold(changes):
     assert not holds(**changes)
+
+
+def test_outlines():
+    masks = np.zeros((3, 2, 4), dtype=bool)
+    masks[0, 0, 1], masks[1] = True, True
+    assert has_outline(masks).tolist() == [True, False, False]
+    assert has_outline(masks[:0]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("instances", "outlined", "said"), [(0, 0, "finds nothing"), (2, 0, NO_OUTLINES), (2, 1, "")]
+)
+def test_a_comparison_that_proves_little_says_so(instances, outlined, said, tmp_path, capsys):
+    result = Comparison((1, 40, 50), instances, 0.0, 1.0, 0, outlined)
+    path = tmp_path / "model.onnx"
+    write_verified(path, b"content", [result], ExportSettings())
+    printed = capsys.readouterr().out
+    assert ("Note" in printed) == bool(said)
+    assert said in printed
+    assert path.read_bytes() == b"content"
 
 
 def test_ious():

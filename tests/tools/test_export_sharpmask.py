@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from instseg_d2.errors import ConfigError
 from instseg_d2.export import parts
 from instseg_d2.export.formats import METADATA_FILE, ExportError
 from instseg_d2.export.settings import ExportSettings
+from instseg_d2.export.verify import NO_OUTLINES
 from sharpmask_d2.export import build_export_parts
 from tests.sharpmask_d2.small_networks import small_config
 from tests.sharpmask_d2.whole_images import MODELS, make, make_p3
@@ -39,6 +41,27 @@ def graphs_of(model, architecture="SharpMask", **settings):
     )
 
 
+@torch.no_grad()
+def enliven(model):
+    """Keep units of the refinement alive: with few channels and random weights all may be 0."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("refinement.") and name.endswith("bias"):
+            parameter += 0.5
+
+
+@torch.no_grad()
+def draw_outlines(model):
+    """Cut masks where half of the pixels are inside.
+
+    Those of random weights are mostly empty or full, and agree whatever an export does.
+    """
+    enliven(model)
+    part = graphs_of(model).parts[1]
+    (logits,) = part.reference(*part.example)
+    threshold = float(logits.median().sigmoid())
+    model.proposals = replace(model.proposals, mask_threshold=threshold)
+
+
 # ------------------------------------------------------------------ ONNX, as documented
 
 
@@ -55,6 +78,7 @@ def exported(tmp_path_factory):
     )
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64  # fewer layers to export
     model = build_model(cfg).eval()
+    enliven(model)
     # As in a trained model, masks are on either side of the threshold.
     part = graphs_of(model).parts[1]
     with torch.no_grad():
@@ -114,15 +138,23 @@ def test_metadata(exported, recipe):
 def test_every_kind_of_model_as_torchscript(name, tmp_path, capsys):
     torch.manual_seed(0)
     model = make_p3() if name == "p3" else make(name)
+    draw_outlines(model)
     architecture = MODELS.get(name, {"architecture": "SharpMask"})["architecture"]
     parts.export_parts(graphs_of(model, architecture), "torchscript", tmp_path / "small.pt")
     said = capsys.readouterr().out
     assert " NO" not in said
+    assert NO_OUTLINES not in said
     assert str(tmp_path / "small_masks.pt") in said
     extra = {METADATA_FILE: ""}
     torch.jit.load(tmp_path / "small_masks.pt", _extra_files=extra)
     facts = json.loads(extra[METADATA_FILE])
     assert json.loads(facts["architecture"]) == architecture
+
+
+def test_masks_that_are_all_empty_or_full_are_noted(tmp_path, capsys):
+    model = make(PROPOSALS__MASK_THRESHOLD=0.999)
+    parts.export_parts(graphs_of(model), "torchscript", tmp_path / "small.pt")
+    assert NO_OUTLINES in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------ refusals
@@ -155,6 +187,8 @@ def test_what_these_graphs_cannot_do_is_refused():
         graphs_of(model, precision="float16")
     with pytest.raises(ConfigError, match="--score-threshold is not for"):
         graphs_of(model, score_threshold=0.3)
+    with pytest.raises(ConfigError, match="--top-k is not for"):
+        graphs_of(model, top_k=50)
     with pytest.raises(ConfigError, match="torch_export is not written for models of several"):
         parts.check_part_format("torch_export")
 
