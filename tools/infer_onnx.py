@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-"""Run a SparseInst that tools/export.py wrote as ONNX: python tools/infer_onnx.py MODEL IMAGE ...
-
-Needs onnxruntime, numpy and opencv, nothing else: copy this file to where the model is to run. With
---output DIR it draws the instances into DIR/NUMBER_NAME.png, with --json FILE it writes them down.
-"""
+"""Run a SparseInst that tools/export.py wrote as ONNX: a line of JSON an image, and drawings."""
 
 import argparse
 import json
@@ -15,75 +11,49 @@ import numpy as np
 import onnxruntime
 
 
-def resized(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
-    """(h, w, 3) at the size that the network was trained for: shorter side, longest side."""
-    height, width = image.shape[:2]
-    scale = min(min_size / min(height, width), max_size / max(height, width)) if min_size else 1
-    size = max(33, round(width * scale)), max(33, round(height * scale))  # a network's least side
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-
-
 def predict(session: onnxruntime.InferenceSession, image: np.ndarray, threshold: float) -> list:
-    """The instances of an image (h, w, 3) BGR: dicts with score, label, box (XYXY), mask (h, w)."""
-    info = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
-    pixels = resized(image, info["min_size"], info["max_size"])[None, :, :, ::-1]
-    outputs = session.run(None, {"images": np.ascontiguousarray(pixels)})
-    boxes, scores, labels, masks = (output[0, : outputs[4][0]] for output in outputs[:4])
-    (height, width), (seen_height, seen_width) = image.shape[:2], pixels.shape[1:3]
-    scale = np.tile([width / seen_width, height / seen_height], 2)
-    found = []
-    for box, score, label, mask in zip(boxes, scores, labels, masks, strict=True):
-        if score > threshold:
-            whole = cv2.resize(mask.astype(np.float32), (width, height)) > 0.5
-            entry = {"score": float(score), "label": info["class_names"][label]}
-            found.append({**entry, "box": (box * scale).tolist(), "mask": whole})
-    return found
-
-
-def draw(image: np.ndarray, instances: list) -> np.ndarray:
-    """A copy of the image (BGR) with masks, boxes and names."""
-    image = image.copy()
-    for index, found in enumerate(instances):
-        hue = np.uint8([[[index * 67 % 180, 200, 255]]])
-        color = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0]
-        image[found["mask"]] = image[found["mask"]] * 0.5 + color * 0.5
-        left, top, right, bottom = (round(value) for value in found["box"])
-        cv2.rectangle(image, (left, top), (right, bottom), color.tolist())
-        text = f"{found['label']} {found['score']:.2f}"
-        cv2.putText(image, text, (left, top + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255))
-    return image
+    """Of (h, w, 3) BGR the instances, best first: score, label, box (XYXY), mask (h, w) bool."""
+    facts = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    whole = image.shape[1::-1]
+    scale = min(facts["min_size"] / min(whole), facts["max_size"] / max(whole)) or 1
+    size = [max(33, round(side * scale)) for side in whole]  # the network takes no less than 33
+    seen = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    outputs = session.run(None, {"images": np.ascontiguousarray(seen[None, ..., ::-1])})
+    boxes, scores, labels, masks = (each[0][outputs[1][0] > threshold] for each in outputs[:4])
+    names = [facts["class_names"][label] for label in labels]
+    boxes = np.round(boxes * np.tile(np.divide(whole, size), 2), 2)
+    masks = [cv2.resize(mask.astype(np.float32), whole) > 0.5 for mask in masks]
+    return list(zip(scores.tolist(), names, boxes.tolist(), masks, strict=True))
 
 
 def main() -> None:
-    """Parse the arguments; predict, draw and write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Parse the arguments; print and draw what is in the images."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="ONNX file")
     parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--output", type=Path, help="folder for drawn images")
-    parser.add_argument("--json", type=Path, help="file for score, label, box, pixels of the mask")
+    parser.add_argument("--output", default="drawn", help="folder (drawn); replaces older drawings")
     parser.add_argument("--score-threshold", type=float, default=0.3, help="default: 0.3")
-    args = parser.parse_args()
-    known = onnxruntime.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in known]
-    session = onnxruntime.InferenceSession(args.model, providers=providers)
-    results, unreadable = {}, []
-    for path in args.images:
-        image = cv2.imread(str(path))
-        if image is None:
+    args, unreadable = parser.parse_args(), []
+    providers = [p for p in onnxruntime.get_available_providers() if p.startswith(("CUDA", "CPU"))]
+    try:
+        session = onnxruntime.InferenceSession(args.model, providers=providers)
+        Path(args.output).mkdir(parents=True, exist_ok=True)
+    except Exception as error:  # onnxruntime's have no other base
+        sys.exit(f"error: {error}")
+    if "class_names" not in session.get_modelmeta().custom_metadata_map:
+        sys.exit(f"error: {args.model} is no SparseInst that tools/export.py wrote")
+    for number, path in enumerate(args.images):
+        if (image := cv2.imread(str(path))) is None:
             unreadable.append(str(path))
             continue
-        instances = predict(session, image, args.score_threshold)
-        print(f"{path}: {len(instances)} instances")
-        if args.output:
-            args.output.mkdir(parents=True, exist_ok=True)
-            drawn = args.output / f"{len(results):04d}_{path.stem}.png"  # names may be alike
-            if not cv2.imwrite(str(drawn), draw(image, instances)):
-                sys.exit(f"error: {drawn} cannot be written")
-        results[str(path)] = [{**entry, "mask": int(entry["mask"].sum())} for entry in instances]
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
-    if unreadable:
-        sys.exit(f"error: cannot be read as images: {', '.join(unreadable)}")
+        found = predict(session, image, args.score_threshold)
+        print(json.dumps({"file": str(path), "instances": [one[:3] for one in found]}))
+        for index, (score, name, (x, y, *_), mask) in enumerate(found):
+            image[mask] = image[mask] // 2 + np.random.default_rng(index).integers(32, 128, 3)
+            cv2.putText(image, f"{name} {score:.2f}", (int(x), int(y) + 12), 0, 0.4, [255] * 3)
+        if not cv2.imwrite(f"{args.output}/{number:04d}_{path.stem}.png", image):
+            sys.exit(f"error: the folder {args.output} cannot be written to")
+    sys.exit(f"error: cannot be read as images: {', '.join(unreadable)}" if unreadable else 0)
 
 
 if __name__ == "__main__":
