@@ -24,6 +24,7 @@ from instseg_d2.config import load_config
 from instseg_d2.data.own_files import check_own_files
 from instseg_d2.data.own_options import add_own_data_options, own_data_overrides
 from instseg_d2.engine import Trainer, check_test_datasets, setup
+from instseg_d2.engine.resumed_evaluation import evaluate_resumably
 from instseg_d2.engine.run_report import warn_of_untrained_parts
 from instseg_d2.errors import ConfigError
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
@@ -42,7 +43,7 @@ def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     checkpointer.require_complete()
     model = prepare_for_inference(model.eval(), InferenceOptions.from_config(cfg))
-    results = Trainer.test(cfg, model)
+    results = evaluate_resumably(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

@@ -1,11 +1,13 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -30,3 +32,11 @@ def written_whole(path: str) -> Iterator[IO[bytes]]:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         raise
+
+
+def write_json_whole(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON for people to read, and say so; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(str(path)) as file:
+        file.write(json.dumps(content, indent=1).encode())
+    print(f"Wrote {path}")

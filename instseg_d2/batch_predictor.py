@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -25,6 +26,10 @@ from .preprocessing import ImagePreprocessor
 from .stage_clock import StageClock
 
 OnError = Literal["raise", "skip"]
+
+OF_ONE_IMAGE = (DataError, MemoryError, torch.cuda.OutOfMemoryError)
+"""What a model raises where an image of a batch is at fault, or the batch is too large."""
+
 Preprocess = Callable[[np.ndarray, str], dict[str, Any]]
 """(image (H, W, 3) uint8 BGR, its name) -> what the model takes."""
 
@@ -148,8 +153,8 @@ class BatchPredictor:
             source: the path of an image, of a video or of a folder (its image files, by name); an
                 array (H, W, 3) uint8 BGR; or any iterable of paths of images and of arrays, which
                 must stay as they are once they were given.
-            on_error: what an image that cannot be read or used leads to: "raise", or "skip": a
-                prediction with its ``error`` and without output.
+            on_error: what an image that cannot be read, prepared or predicted leads to: "raise", or
+                "skip": a prediction with its ``error`` and without output.
             keep_images: whether predictions have their image, as for drawing.
 
         Raises:
@@ -195,7 +200,7 @@ class BatchPredictor:
             yield from in_batches(
                 prepared,
                 key=self._padded_size,
-                run=self._run,
+                run=partial(self._run, on_error),
                 batch_size=self._batch_size,
                 window=self._window,
             )
@@ -206,10 +211,9 @@ class BatchPredictor:
         try:
             image, full_size = named.read_reduced(self._max_pixels)
             inputs = self.preprocess(image, named.name)
-        except DataError as error:
-            if on_error == "raise":
-                raise
-            return _Prepared(Prediction(index, named.name, {}, error), None)
+        except Exception as error:  # OpenCV, for one, raises errors of its own
+            failure = _failure(error, named.name, "prepared", on_error)
+            return _Prepared(Prediction(index, named.name, {}, failure), None)
         kept = image if keep_images else None
         prediction = Prediction(index, named.name, {}, image=kept, full_size=full_size)
         return _Prepared(prediction, inputs)
@@ -223,17 +227,43 @@ class BatchPredictor:
         return math.ceil(height / step) * step, math.ceil(width / step) * step
 
     @torch.no_grad()
-    def _run(self, batch: list[_Prepared]) -> list[Prediction]:
-        inputs = [prepared.inputs for prepared in batch if prepared.inputs is not None]
-        outputs: list[dict[str, Any]] = [{}] * len(batch)
-        if inputs:
-            with self.clock.stage("model"):
-                outputs = self.model(inputs)
-            self.num_predicted += len(inputs)
+    def _run(self, on_error: OnError, batch: list[_Prepared]) -> list[Prediction]:
+        outputs: list[dict[str, Any]] | None = None
+        try:
+            outputs = self._answers(batch)
+        except OF_ONE_IMAGE as error:
+            if len(batch) == 1:
+                failure = _failure(error, batch[0].prediction.name, "predicted", on_error)
+                return [replace(batch[0].prediction, error=failure, image=None)]
+        if outputs is None:  # out of there, the error and the memory that it held are gone
+            return [one for prepared in batch for one in self._run(on_error, [prepared])]
         return [
             replace(prepared.prediction, output=output)
             for prepared, output in zip(batch, outputs, strict=True)
         ]
+
+    def _answers(self, batch: list[_Prepared]) -> list[dict[str, Any]]:
+        """What the model gives; images that have failed before are batches of their own."""
+        inputs = [prepared.inputs for prepared in batch if prepared.inputs is not None]
+        if not inputs:
+            return [{}] * len(batch)
+        with self.clock.stage("model"):
+            outputs: list[dict[str, Any]] = self.model(inputs)
+        self.num_predicted += len(inputs)
+        return outputs
+
+
+def _failure(error: BaseException, name: str, what: str, on_error: OnError) -> DataError:
+    """The error of an image, which names it; raised if that is wanted."""
+    if not isinstance(error, DataError):
+        failure = DataError(f"{name} cannot be {what} ({type(error).__name__}: {error})")
+    elif name not in str(error):
+        failure = type(error)(f"{name}: {error}")
+    else:
+        failure = error
+    if on_error == "raise":
+        raise failure from (None if failure is error else error)
+    return failure
 
 
 def _size_divisibility(model: nn.Module) -> int:

@@ -6,7 +6,7 @@ import gc
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.evaluation import COCOEvaluator
@@ -27,6 +27,9 @@ from .mask_encoding import encode_masks
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "coco_instances_results.json"
+
+Prediction = dict[str, Any]
+"""Of one image: ``image_id``, results in COCO's form, and what helps to evaluate them."""
 
 #: Fields of ``Instances`` -> what they are evaluated as, beside boxes.
 TASK_OF_FIELD = {"pred_masks": "segm", "pred_keypoints": "keypoints"}
@@ -77,8 +80,30 @@ class FastCOCOEvaluator(COCOEvaluator):
         )
         self._backend = backend
         self.figures: dict[str, CocoFigures] = {}
+        self._before: Sequence[Prediction] = ()
+        self._places: dict[Any, int] = {}
+        self._keep: Callable[[Prediction], None] | None = None
         ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
         self._category_ids = None if ids is None else {index: key for key, index in ids.items()}
+
+    def go_on(
+        self,
+        before: Sequence[Prediction],
+        image_ids: Iterable[Any],
+        keep: Callable[[Prediction], None],
+    ) -> None:
+        """Evaluate what an earlier run predicted, too.
+
+        Args:
+            before: what that one gave to its ``keep``.
+            image_ids: of all images; results are written in this order.
+            keep: gets what is predicted of each image from now on; it can be written as JSON.
+        """
+        self._before, self._keep = before, keep
+        self._places = {image_id: place for place, image_id in enumerate(image_ids)}
+
+    def reset(self) -> None:
+        self._predictions: list[Prediction] = list(self._before)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """
@@ -93,16 +118,18 @@ class FastCOCOEvaluator(COCOEvaluator):
             ConfigError: a class that the data set does not have.
         """
         for sample, output in zip(inputs, outputs, strict=True):
-            prediction = {}
+            prediction: Prediction = {}
             if "instances" in output:
                 prediction = self._encode(output["instances"].to(self._cpu_device), sample)
             if "proposals" in output:
                 prediction["proposals"] = output["proposals"].to(self._cpu_device)
             if prediction:
                 self._predictions.append({"image_id": sample["image_id"], **prediction})
+                if self._keep is not None and "proposals" not in prediction:
+                    self._keep(self._predictions[-1])
 
     def _encode(self, instances: Instances, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """What is kept of one image: results in COCO's form, and what helps to evaluate them."""
+        """A :data:`Prediction` without the image's id."""
         fields = instances.get_fields()
         tasks = {"bbox", *(TASK_OF_FIELD[name] for name in fields if name in TASK_OF_FIELD)}
         masks = fields.get("pred_masks")
@@ -118,7 +145,7 @@ class FastCOCOEvaluator(COCOEvaluator):
                 result["segmentation"] = rle
         for result in results:
             result["category_id"] = self._category_id(result["category_id"])
-        return {"instances": results, "mask_areas": areas, "tasks": tasks}
+        return {"instances": results, "mask_areas": areas, "tasks": sorted(tasks)}
 
     def _category_id(self, index: int) -> int:
         if self._category_ids is None:
@@ -161,14 +188,18 @@ class FastCOCOEvaluator(COCOEvaluator):
                 self._eval_predictions(predictions, img_ids)
         return copy.deepcopy(self._results)
 
-    def _gathered_predictions(self) -> list[dict[str, Any]]:
-        if not self._distributed:
-            return self._predictions
-        comm.synchronize()
-        return list(itertools.chain.from_iterable(comm.gather(self._predictions, dst=0)))
+    def _gathered_predictions(self) -> list[Prediction]:
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            parts = comm.gather(predictions, dst=0)
+            predictions = list(itertools.chain.from_iterable(parts))
+        if self._places:
+            predictions = sorted(predictions, key=lambda one: self._places[one["image_id"]])
+        return predictions
 
     def _eval_predictions(
-        self, predictions: list[dict[str, Any]], img_ids: Iterable[Any] | None = None
+        self, predictions: list[Prediction], img_ids: Iterable[Any] | None = None
     ) -> None:
         """Fill ``_results`` and ``figures``."""
         if self._output_dir:

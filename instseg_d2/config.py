@@ -75,6 +75,11 @@ def add_shared_config(cfg: CN) -> None:
     # An improvement is more than this, in units of the metric (AP is in percent).
     cfg.TEST.EARLY_STOPPING.MIN_DELTA = 0.0
 
+    # `train_net.py --eval-only` on data in COCO's format notes each prediction in a file in
+    # OUTPUT_DIR/inference until all is evaluated. After an interruption the same command goes on
+    # from there, if weights, config, code and images are the same. False: neither.
+    cfg.TEST.RESUME_INFERENCE = True
+
     # Ours: keep the weights of convolutions in the layout that CPUs, and GPUs in half precision,
     # are fastest in. Results differ by rounding only.
     cfg.MODEL.CHANNELS_LAST = False

@@ -119,6 +119,11 @@ def _opened(path: Path) -> cv2.VideoCapture:
     return video
 
 
+def frame_name(path: Path, number: int) -> str:
+    """Of a frame of a video, counted from 0."""
+    return f"{path}, frame {number}"
+
+
 def _frames(video: cv2.VideoCapture, path: Path) -> Generator[NamedImage, None, None]:
     try:
         number = 0
@@ -126,7 +131,7 @@ def _frames(video: cv2.VideoCapture, path: Path) -> Generator[NamedImage, None, 
             is_read, frame = video.read()
             if not is_read:
                 return
-            yield NamedImage(f"{path}, frame {number}", frame)
+            yield NamedImage(frame_name(path, number), frame)
             number += 1
     finally:
         video.release()

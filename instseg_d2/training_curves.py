@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ def plot_training_curves(metrics_json: str, out_png: str) -> None:
     _plot_losses(axes[0], losses)
     if precisions:
         _plot_precisions(axes[1], precisions)
-    figure.savefig(out_png)
+    with written_whole(out_png) as file:
+        figure.savefig(file, format="png")
 
 
 def losses_and_precisions(metrics_json: str) -> tuple[dict[str, Series], dict[str, Series]]:

@@ -379,8 +379,9 @@ def _title_strip(titles: Sequence[str], width: int, cell: int, gap: int) -> np.n
 
 
 def save_png(path: str, picture: np.ndarray) -> None:
-    """Write a uint8 RGB picture."""
-    Image.fromarray(picture).save(path, format="PNG")
+    """Write a uint8 RGB picture whole or not at all."""
+    with written_whole(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
 
 
 def save_picture(path: str, picture: np.ndarray) -> None:

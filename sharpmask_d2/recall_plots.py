@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from instseg_d2.atomic_file import written_whole
+
 from .recall import AREA_RANGES, AUC_PROPOSALS, IOU_THRESHOLDS, RecallCounts, area_under_curve
 
 
@@ -77,4 +79,5 @@ def _save_panels(
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.savefig(out_png)
+    with written_whole(out_png) as file:
+        figure.savefig(file, format="png")

@@ -10,7 +10,6 @@ instseg_d2/analysis.py. It runs on the CPU, whatever MODEL.DEVICE says.
 """
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from tabulate import tabulate
 from torch import nn
 
 from instseg_d2.analysis import Analysis, Chain, analyze
+from instseg_d2.atomic_file import write_json_whole, written_whole
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.errors import ConfigError
@@ -71,10 +71,7 @@ def run(args: argparse.Namespace) -> None:
         depth=args.depth,
     )
     if args.json:
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"config": args.config_file, **asdict(measured)}, indent=1))
-        print(f"Wrote {path}")
+        write_json_whole(Path(args.json), {"config": args.config_file, **asdict(measured)})
     else:
         print(f"{args.config_file}\n{report(measured)}")
 
@@ -274,7 +271,8 @@ def update_zoo_page(page: Path) -> None:
     for row in rows:
         cells = row.cells | measured_cells(row.config)
         lines[row.line] = f"| {' | '.join(cells.values())} |"
-    page.write_text("\n".join(lines) + "\n")
+    with written_whole(str(page)) as file:
+        file.write(("\n".join(lines) + "\n").encode())
     print(f"Wrote {page}: {len(rows)} rows")
 
 

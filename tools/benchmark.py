@@ -17,12 +17,12 @@ matmul" is their rate as a share of that of a large matrix product, measured at 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import torch
 
+from instseg_d2.atomic_file import write_json_whole
 from instseg_d2.benchmark.run import MODES, run
 from instseg_d2.benchmark.settings import Settings
 from instseg_d2.benchmark.tables import report
@@ -42,10 +42,7 @@ def main() -> None:
         result["command"] = " ".join(["python tools/benchmark.py", *sys.argv[1:]])
         print(report(result))
         if args.json:
-            path = Path(args.json)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result, indent=1))
-            print(f"Wrote {path}")
+            write_json_whole(Path(args.json), result)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -10,7 +10,8 @@ The model is SparseInst, DeepMask, SharpMask or one of Detectron2's. --save-iam 
 it came to its answer: SparseInst's instance activation maps, SharpMask's coarse and sharp masks.
 
 Images are turned upright by their EXIF orientation, as they are in training. What cannot be read is
-passed over and named at the end; the exit status is 1 then.
+passed over and named at the end; the exit status is 1 then. What is finished is noted in
+DIR/demo.part until everything is: after an interruption the same command goes on where it was.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from instseg_d2.command_line import (
 from instseg_d2.config import load_config
 from instseg_d2.demo.detections import Wanted
 from instseg_d2.demo.inputs import Inputs, find_inputs
+from instseg_d2.demo.progress import demo_settings
 from instseg_d2.demo.proposals_first import put_proposals_first
 from instseg_d2.demo.report import Output, Report, Seen, summary
 from instseg_d2.demo.run import Demo
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files need not be text
         stream.reconfigure(errors="backslashreplace")
     args = parse(argv)
-    kept = f"what was written stays in {args.output}"
+    kept = f"what was written stays in {args.output}, and the same command goes on from there"
     with one_line_errors(args, after=kept, interrupted=f"interrupted; {kept}"):
         report = run(args)
     if report.problems:
@@ -190,7 +192,11 @@ def run(args: argparse.Namespace) -> Report:
         if proposals_cfg is not None:
             top = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
             put_proposals_first(predictor, proposals_cfg, top)
-        report = Demo(predictor, wanted, output).run(inputs, camera, args.limit)
+        depends_on = demo_settings(
+            cfg, predictor.model, wanted, output,
+            max_pixels=most_pixels(cfg, args), limit=args.limit, proposals_cfg=proposals_cfg,
+        )  # fmt: skip
+        report = Demo(predictor, wanted, output, depends_on).run(inputs, camera, args.limit)
     print(summary(report, output))
     return report
 
@@ -303,18 +309,24 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
+def most_pixels(cfg: CfgNode, args: argparse.Namespace) -> int:
+    """Of an image that is not reduced."""
+    if args.max_pixels is not None:
+        return int(args.max_pixels)
+    is_pyramid = cfg.MODEL.META_ARCHITECTURE in SHARPMASK.meta_architectures or args.proposals_from
+    return MAX_PIXELS_OF_PROPOSALS if is_pyramid else MAX_PIXELS
+
+
 def build_predictor(cfg: CfgNode, args: argparse.Namespace) -> BatchPredictor:
     """Small batches and a short queue: what is drawn should not wait, nor fill the memory."""
     is_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     batch = args.batch_size or (4 if is_gpu and args.webcam is None else 1)
-    is_pyramid = cfg.MODEL.META_ARCHITECTURE in SHARPMASK.meta_architectures or args.proposals_from
-    pixels = MAX_PIXELS_OF_PROPOSALS if is_pyramid else MAX_PIXELS
     return BatchPredictor(
         cfg,
         batch_size=batch,
         num_workers=1 if args.webcam is not None else 2,
         window=batch,
-        max_pixels=args.max_pixels or pixels,
+        max_pixels=most_pixels(cfg, args),
     )
 
 

@@ -10,7 +10,6 @@ Overrides hold for all networks and must fit all: ``MODEL.SHARP_MASK.PROPOSALS.P
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from instseg_d2.atomic_file import write_json_whole
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import read_image
@@ -75,10 +75,7 @@ def run(args: argparse.Namespace) -> None:
     result = measure(models, {"image": pixels}, args.rounds)
     print(report(result))
     if args.json:
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1))
-        print(f"Wrote {path}")
+        write_json_whole(Path(args.json), result)
 
 
 def random_pixels(height: int, width: int) -> torch.Tensor:

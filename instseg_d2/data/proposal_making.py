@@ -10,10 +10,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ..errors import DataError
+from ..run_settings import Settings
 from .image_proposals import ImageProposals
 from .proposal_answers import Mapper, Record, outcomes
 from .proposal_parts import Part, PartFolder, gaps
-from .proposal_settings import Settings
 
 
 @dataclass(frozen=True)

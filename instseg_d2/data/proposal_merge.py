@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from ..run_settings import Settings
 from .proposal_files import boxes_writer, read_proposal_file, results_writer
 from .proposal_parts import Part, PartFolder, gaps
-from .proposal_settings import Settings
 
 
 @dataclass(frozen=True)

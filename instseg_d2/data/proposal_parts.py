@@ -24,9 +24,9 @@ from typing import Any
 
 from ..atomic_file import written_whole
 from ..errors import DataError
+from ..run_settings import Settings
 from .image_proposals import ImageProposals
 from .proposal_files import proposal_writer
-from .proposal_settings import Settings
 
 logger = logging.getLogger(__name__)
 

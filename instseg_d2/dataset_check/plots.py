@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..atomic_file import written_whole
 from ..data.own_statistics import SIZE_LIMITS
 from .statistics import Statistics
 
@@ -44,7 +45,8 @@ def save_plots(statistics: Statistics, path: str) -> None:
         axes.set_axis_off()
     for axes, (title, draw) in zip(panels, _PLOTS.items(), strict=False):
         _panel(axes, title, draw, statistics)
-    figure.savefig(path, format="png")
+    with written_whole(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _figure(title: str, draw: Draw, statistics: Statistics) -> Figure:

@@ -47,7 +47,7 @@ class Output:
     Attributes:
         folder: of everything.
         overlays: draw detections on images and videos.
-        json: write :class:`.ResultFiles`.
+        json: write the files of :func:`.write_result_files`.
         suffix: of pictures, ".jpg" or ".png".
         codec: of videos, see :data:`.video.CODECS`; None for the first that works.
         explanations: name of the folder of pictures that ``explain`` makes.
@@ -73,6 +73,7 @@ class Report:
 
     Attributes:
         images: images and frames that were predicted.
+        before: that an earlier run, which did not end, had finished.
         detections: drawn or written, of all images.
         empty: images without any.
         pictures, videos, explanations: files written.
@@ -85,6 +86,7 @@ class Report:
     """
 
     images: int = 0
+    before: int = 0
     detections: int = 0
     empty: int = 0
     pictures: int = 0
@@ -101,6 +103,10 @@ class Report:
 def summary(report: Report, output: Output) -> str:
     """What was done, for people."""
     lines = []
+    if report.before:
+        lines.append(
+            f"{report.before} images and frames were finished by an earlier run that did not end"
+        )
     if report.images:
         pace = report.images / max(report.seconds, 1e-9)
         lines.append(

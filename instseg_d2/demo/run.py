@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,12 +16,24 @@ from tqdm import tqdm
 
 from ..batch_predictor import BatchPredictor, Prediction
 from ..errors import DataError
+from ..image_sources import frame_name
+from ..part_file import Stamp, file_stamp
+from ..run_settings import Settings
 from ..visualize import draw_instances, save_picture
 from .detections import Wanted
 from .inputs import Inputs, refuse_to_overwrite_inputs, result_names
+from .progress import Progress
 from .report import OVERLAYS, Output, Report, Seen
-from .results import ResultFiles
-from .video import CODECS, Camera, VideoInfo, VideoOutput, video_info, working_codec
+from .results import classes_of, entry_of, write_result_files
+from .video import (
+    CODECS,
+    Camera,
+    VideoInfo,
+    VideoOutput,
+    noting_ctrl_c,
+    video_info,
+    working_codec,
+)
 
 MAX_EXPLAINED_PIXELS = 2**20
 """Explanations have many small pictures; images beyond this are reduced for them."""
@@ -35,18 +43,28 @@ MAX_JPEG_SIDE = 65500
 
 
 class Demo:
-    """Predicts images, videos and a camera with one model, and writes what it finds."""
+    """Predicts images, videos and a camera with one model, and writes what it finds.
 
-    def __init__(self, predictor: BatchPredictor, wanted: Wanted, output: Output) -> None:
+    What is finished is noted in ``demo.part`` until everything is, so that another run with the
+    same settings goes on from there.
+    """
+
+    def __init__(
+        self, predictor: BatchPredictor, wanted: Wanted, output: Output, settings: Settings
+    ) -> None:
         """
         Args:
             predictor: made for the images that come.
             wanted: which detections are kept.
             output: what is written and where; its folder exists.
+            settings: what the results depend on, see :func:`.demo_settings`.
         """
         self.predictor, self.wanted, self.output = predictor, wanted, output
         self.report = Report()
-        self._results: ResultFiles | None = None
+        self._settings = settings
+        self._progress: Progress
+        self._finished: list[str] = []  # the names of images and frames, in order
+        self._class_names, self._category_ids = classes_of(predictor.metadata)
         self._first_run: tuple[float, int] | None = None
         self._start = 0.0
 
@@ -59,17 +77,18 @@ class Demo:
             limit: the most frames of each video and of the camera; None: all.
 
         Raises:
-            ConfigError: a file of results would overwrite an input, or no codec works. Nothing has
-                been predicted then.
+            ConfigError: a file of results would overwrite an input, no codec works, or another run
+                is writing into the folder. Nothing has been predicted then.
         """
         paths = [*inputs.images, *inputs.videos]
         names = dict(zip(paths, result_names(paths), strict=True))
         codec = self._codec(inputs, camera)
         self._refuse_overwriting(inputs, names, codec)
         self.report.problems += inputs.problems
-        with contextlib.ExitStack() as stack:
-            if self.output.json:
-                self._results = stack.enter_context(self._result_files())
+        self._progress = Progress(self.output.folder, self._settings)
+        with self._progress:
+            if self._progress.differences:
+                _say_what_differs(self._progress)
             self._start = time.perf_counter()
             if inputs.images:
                 self._predict_images(inputs.images, names)
@@ -77,6 +96,12 @@ class Demo:
                 self._predict_video(path, names[path], codec, limit)
             if camera is not None:
                 self._predict_camera(camera, codec, limit)
+            if self.output.json:
+                entries = ((name, self._progress[name]) for name in self._finished)
+                write_result_files(
+                    self.output.folder, self._class_names, self._category_ids, entries
+                )
+            self._progress.remove()
             self.report.seconds = time.perf_counter() - self._start
         return self.report
 
@@ -95,40 +120,59 @@ class Demo:
             ]
         refuse_to_overwrite_inputs(targets, names)
 
-    def _result_files(self) -> ResultFiles:
-        metadata = self.predictor.metadata
-        get = (lambda key: None) if metadata is None else metadata.get
-        ids = get("thing_dataset_id_to_contiguous_id")
-        by_class = None if ids is None else [key for key, _ in sorted(ids.items(), key=_second)]
-        return ResultFiles(self.output.folder, get("thing_classes") or (), by_class)
-
     # ---- predicting ------------------------------------------------------------------------------
 
     def _predict_images(self, paths: list[Path], names: dict[Path, Path]) -> None:
-        for prediction in self._predictions(paths, "image", len(paths)):
+        finished = {path for path in paths if self._has_image(path, names[path])}
+        self.report.before += len(finished)
+        todo = [path for path in paths if path not in finished]
+        stamps = [file_stamp(path) for path in todo]
+        for prediction in self._predictions(todo, "image", len(todo)):
             if prediction.error is not None:
                 self.report.problems.append(str(prediction.error))
                 continue
-            path = paths[prediction.index]
+            path = todo[prediction.index]
             found = self._take(prediction)
             target = self.output.folder / OVERLAYS / names[path]
             if self.output.overlays:
                 self._save(self._overlay(prediction, found), target)
                 self.report.pictures += 1
             self._explain(prediction, names[path])
+            self._note(prediction, found, stamps[prediction.index])
+            finished.add(path)
+        self._finished += [str(path) for path in paths if path in finished]
+
+    def _has_image(self, path: Path, name: Path) -> bool:
+        """Whether a run that did not end has finished it."""
+        folders = [self.output.folder / OVERLAYS] if self.output.overlays else []
+        if self.output.explain is not None:
+            folders.append(self.output.folder / self.output.explanations)
+        suffixes = (self.output.suffix, ".png")
+        return self._progress.has(
+            path,
+            [tuple(_with_suffix(folder / name, each) for each in suffixes) for folder in folders],
+        )
 
     def _predict_video(self, path: Path, name: Path, codec: str, limit: int | None) -> None:
+        target = _with_suffix(self.output.folder / OVERLAYS / name, CODECS[codec])
+        if self._progress.has(path, [(target,)] if self.output.overlays else []):
+            frames = self._progress[str(path)]["frames"]
+            self.report.before += frames
+            self._finished += [frame_name(path, number) for number in range(frames)]
+            return
+        stamp, problems = file_stamp(path), len(self.report.problems)
         try:
             info = video_info(path)
         except DataError as error:
             self.report.problems.append(str(error))
             return
-        target = _with_suffix(self.output.folder / OVERLAYS / name, CODECS[codec])
         frames = self._predict_frames(path, info, target, name, codec, limit)
         if info.frames and limit is None and frames < 0.9 * info.frames:
             self.report.problems.append(
                 f"the video {path} ended after {frames} of its {info.frames} frames: it is damaged"
             )
+        if len(self.report.problems) == problems:
+            self._progress.add(str(path), {"stamp": stamp, "frames": frames})
 
     def _predict_camera(self, camera: Camera, codec: str, limit: int | None) -> None:
         name = Path("webcam")
@@ -154,7 +198,7 @@ class Demo:
         total = min(filter(None, (info.frames, limit)), default=None)
         with VideoOutput(target, codec, info.rate, is_live=is_live) as video:
             predictions = self._predictions(source, "frame", total, limit)
-            with closing(predictions), _noting_ctrl_c(is_live) as is_over:
+            with closing(predictions), noting_ctrl_c(is_live) as is_over:
                 for prediction in predictions:
                     if prediction.error is not None:  # the other frames are as this one
                         self.report.problems.append(str(prediction.error))
@@ -163,6 +207,8 @@ class Demo:
                     if self.output.overlays:
                         video.write(self._overlay(prediction, found)[:, :, ::-1])
                     self._explain(prediction, name / f"frame_{frames:06}")
+                    self._note(prediction, found)
+                    self._finished.append(prediction.name)
                     frames += 1
                     if is_over.is_set():
                         break
@@ -202,16 +248,22 @@ class Demo:
         self.report.model_seconds, self.report.model_images = seconds, images
 
     def _take(self, prediction: Prediction) -> Instances:
-        """The wanted detections; they are counted, and written to the JSON files."""
+        """The wanted detections; they are counted."""
         assert prediction.full_size is not None
         found = self.wanted.of(prediction.output, prediction.full_size)
         self.report.images += 1
         self.report.detections += len(found)
         self.report.empty += not len(found)
         self.report.reduced += found.image_size != tuple(prediction.full_size)
-        if self._results is not None:
-            self._results.add(prediction.name, found, prediction.full_size)
         return found
+
+    def _note(self, prediction: Prediction, found: Instances, stamp: Stamp | None = None) -> None:
+        """Everything of this image or frame is written, but for the JSON files."""
+        assert prediction.full_size is not None
+        entry = {"stamp": stamp}
+        if self.output.json:
+            entry |= entry_of(found, prediction.full_size, self._category_ids)
+        self._progress.add(prediction.name, entry)
 
     # ---- drawing ---------------------------------------------------------------------------------
 
@@ -258,30 +310,14 @@ def _fitted(image: np.ndarray, max_pixels: int) -> np.ndarray:
     return fitted
 
 
-@contextlib.contextmanager
-def _noting_ctrl_c(is_wanted: bool) -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that nothing is half written; the next is as ever."""
-    is_pressed = threading.Event()
-    if not is_wanted or threading.current_thread() is not threading.main_thread():
-        yield is_pressed
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(*_: Any) -> None:
-        is_pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield is_pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _with_suffix(path: Path, suffix: str) -> Path:
     """The path with the ending added; a dot in the name is no ending."""
     return path.with_name(path.name + suffix)
 
 
-def _second(pair: Iterable[Any]) -> Any:
-    return tuple(pair)[1]
+def _say_what_differs(progress: Progress) -> None:
+    print(
+        f"An earlier run that did not end was made in another way, so what {progress.path} had "
+        "noted does not count. Then and now:\n  " + "\n  ".join(progress.differences),
+        file=sys.stderr,
+    )

@@ -6,12 +6,15 @@ import contextlib
 import math
 import os
 import secrets
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -235,3 +238,23 @@ def _quiet() -> Iterator[None]:
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+
+
+@contextlib.contextmanager
+def noting_ctrl_c(is_wanted: bool) -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that nothing is half written; the next is as ever."""
+    is_pressed = threading.Event()
+    if not is_wanted or threading.current_thread() is not threading.main_thread():
+        yield is_pressed
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: Any) -> None:
+        is_pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield is_pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

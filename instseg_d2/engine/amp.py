@@ -88,6 +88,10 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self._backward(cast(Tensor, sum(losses.values())))
         self._finish_step(losses, data_time)
 
+    def end_workers(self) -> None:
+        """End the processes that read data: the traceback of an error would keep them running."""
+        self._data_loader_iter_obj = None  # another step makes a new one
+
     def _finish_step(self, losses: dict[str, Tensor], data_time: float) -> None:
         """All that comes after the backward pass."""
         self.after_backward()

@@ -164,7 +164,10 @@ class Trainer(DefaultTrainer, EndableLoop):
                 "TEST.EARLY_STOPPING.PATIENCE."
             )
             self.max_iter = min(self.max_iter, self.start_iter)
-        return super().train()
+        try:
+            return super().train()
+        finally:
+            self._trainer.end_workers()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint of ``OUTPUT_DIR`` or ``MODEL.WEIGHTS``.

@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 
 from instseg_d2.batch_predictor import BatchPredictor, Prediction
 from instseg_d2.config import load_config
-from instseg_d2.errors import ConfigError, DataError, WeightsError
+from instseg_d2.errors import ConfigError, DataError, NonFiniteError, WeightsError
 from instseg_d2.modeling import build_model
 from instseg_d2.predictor import Predictor
 
@@ -273,6 +273,52 @@ def test_images_that_cannot_be_used_can_be_passed_over(
         with pytest.raises(DataError, match=message):
             raise prediction.error
     assert all("instances" in prediction.output for prediction in found if not prediction.error)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_whatever_a_worker_raises_is_reported_with_its_image(
+    cfg: CfgNode, pictures: list[np.ndarray], num_workers: int
+) -> None:
+    predictor = BatchPredictor(cfg, batch_size=2, num_workers=num_workers)
+    preprocess = predictor.preprocess
+
+    def fail_once(image: np.ndarray, name: str) -> dict[str, Any]:
+        if name == "image 3":
+            raise cv2.error("an assertion of OpenCV")
+        return preprocess(image, name)
+
+    predictor.preprocess = fail_once
+    found = list(predictor(pictures[:6], on_error="skip"))
+    assert [prediction.index for prediction in found if prediction.error] == [3]
+    assert str(found[3].error).startswith("image 3 cannot be prepared (error: an assertion")
+    with pytest.raises(DataError, match="image 3 cannot be prepared") as caught:
+        list(predictor(pictures[:6]))
+    assert isinstance(caught.value.__cause__, cv2.error)
+
+
+@pytest.mark.parametrize("kind", [MemoryError, NonFiniteError])
+def test_an_image_that_the_model_fails_on_is_named_and_its_batch_goes_on(
+    cfg: CfgNode, kind: type[Exception]
+) -> None:
+    predictor = BatchPredictor(cfg, batch_size=4, num_workers=0)
+    images = [np.full((64, 64, 3), 20 * number, np.uint8) for number in range(6)]
+    wanted = list(predictor(images))
+
+    def fail(_: torch.nn.Module, args: Any) -> None:
+        if any((inputs["image"] == 40).all() for inputs in args[0]):
+            raise kind("too much")
+
+    predictor.model.register_forward_pre_hook(fail)
+    found = list(predictor(images, on_error="skip", keep_images=True))
+    assert [prediction.index for prediction in found] == list(range(6))
+    assert [prediction.index for prediction in found if prediction.error] == [2]
+    assert isinstance(found[2].error, DataError)
+    assert str(found[2].error).startswith("image 2")
+    assert found[2].image is None
+    for index in (0, 1, 3, 4, 5):
+        assert_same(found[index].output["instances"], wanted[index].output["instances"])
+    with pytest.raises(DataError, match=r"image 2.*too much"):
+        list(predictor(images))
 
 
 def test_an_error_of_the_source_comes_through(cfg: CfgNode) -> None:

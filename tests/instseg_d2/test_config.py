@@ -4,12 +4,14 @@ from pathlib import Path
 import pytest
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.evaluation import DatasetEvaluator
 
 from instseg_d2.checkpoint import LoadOptions
 from instseg_d2.config import known_keys, load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.engine.averaging import check_averaging
 from instseg_d2.engine.nonfinite import check_nonfinite
+from instseg_d2.engine.resumed_evaluation import is_resumable
 from instseg_d2.engine.run_report import log_schedule
 from instseg_d2.engine.selection import check_selection
 from instseg_d2.errors import ConfigError
@@ -121,6 +123,7 @@ def reads_of(cfg: CfgNode, patch: pytest.MonkeyPatch) -> set[str]:
     InferenceOptions.from_config(cfg)
     register_embedded_data(cfg)
     log_schedule(cfg, 1)
+    is_resumable(cfg, DatasetEvaluator())
     return read
 
 

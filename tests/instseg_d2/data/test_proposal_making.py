@@ -18,10 +18,11 @@ from instseg_d2.data.proposal_files import read_proposal_file
 from instseg_d2.data.proposal_making import Made, Making, make_parts
 from instseg_d2.data.proposal_merge import merge_parts
 from instseg_d2.data.proposal_parts import PartFolder, gaps
-from instseg_d2.data.proposal_settings import Settings, proposal_settings
+from instseg_d2.data.proposal_settings import proposal_settings
 from instseg_d2.data.whole_images import WholeImageMapper
 from instseg_d2.errors import ConfigError, DataError
 from instseg_d2.rle_masks import RLEMasks
+from instseg_d2.run_settings import Settings
 from tests.proposal_samples import assert_same, sample
 
 COUNT = 11

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
-from instseg_d2.demo.results import ResultFiles
+from instseg_d2.demo.results import Entry, entry_of, write_result_files
 
 
 def found(count: int) -> Instances:
@@ -22,12 +23,13 @@ def load(path: Path) -> object:
 
 
 def test_both_files_can_be_read_by_cocos_tools(tmp_path: Path) -> None:
-    with ResultFiles(tmp_path, ("disc", "ring"), (4, 9)) as files:
-        files.add('a "b"\udcff.png', found(2), (10, 20))
-        files.add("empty.png", found(0), (10, 20))
-        files.add("large.png", found(1), (100, 200))
-        assert list(tmp_path.glob("*.json")) == []
-    assert files.count == 3
+    ids = [4, 9]
+    entries = [
+        ('a "b"\udcff.png', entry_of(found(2), (10, 20), ids)),
+        ("empty.png", entry_of(found(0), (10, 20), ids)),
+        ("large.png", entry_of(found(1), (100, 200), ids)),
+    ]
+    write_result_files(tmp_path, ("disc", "ring"), ids, json.loads(json.dumps(entries)))
     truth = COCO(str(tmp_path / "images.json"))
     results = truth.loadRes(str(tmp_path / "predictions.json"))
     assert truth.getImgIds() == [1, 2, 3]
@@ -41,23 +43,22 @@ def test_both_files_can_be_read_by_cocos_tools(tmp_path: Path) -> None:
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:
-    with ResultFiles(tmp_path, (), None):
-        pass
+    write_result_files(tmp_path, (), None, [])
     assert load(tmp_path / "predictions.json") == []
     assert load(tmp_path / "images.json") == {
         "annotations": [], "categories": [{"id": 1, "name": "object"}], "images": [],
     }  # fmt: skip
 
 
-def test_a_broken_off_run_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "predictions.json").write_text("old")
 
-    def run() -> None:
-        with ResultFiles(tmp_path, ("disc",), None) as files:
-            files.add("a.png", found(1), (10, 20))
-            raise KeyboardInterrupt
+    def entries() -> Iterator[tuple[str, Entry]]:
+        yield "a.png", entry_of(found(1), (10, 20), None)
+        assert [path.name for path in tmp_path.glob("*.json")] == ["predictions.json"]
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run()
+        write_result_files(tmp_path, ("disc",), None, entries())
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
     assert (tmp_path / "predictions.json").read_text() == "old"
