@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
+import os
+import select
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .errors import UserError, user_message
+from .error_lines import error_line
+
+logger = logging.getLogger(__name__)
 
 
 def new_parser(description: str | None, **options: Any) -> argparse.ArgumentParser:
@@ -73,8 +78,10 @@ def one_line_errors(
     names: Mapping[str, str] | None = None,
     status: int = 1,
 ) -> Iterator[None]:
-    """End the program with one line on what the user can mend, on what the system refuses (files
-    that are not there, a full disk), and on Ctrl-C; with the traceback if ``args.debug``.
+    """End the program with one line on whatever goes wrong, and on Ctrl-C; with the traceback if
+    ``args.debug``. Programs that log into a file leave the traceback there.
+
+    A reader of the output that goes away, as ``head`` does, ends the program silently.
 
     Args:
         args: of a parser with ``--debug``, as :func:`new_parser` makes them.
@@ -85,19 +92,41 @@ def one_line_errors(
         status: the exit status after an error.
     """
     try:
-        yield
-    except (UserError, OSError, KeyboardInterrupt) as error:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader():
+            sys.exit(128 + 13)  # as if killed by the signal SIGPIPE
         if args.debug:
             raise
         if isinstance(error, KeyboardInterrupt):
             print(f"\n{interrupted}", file=sys.stderr)
             sys.exit(130)
-        message = user_message(error) if isinstance(error, UserError) else str(error)
+        message = error_line(error)
         if after and isinstance(error, OSError):
             message += f"; {after}"
         for key, option in (names or {}).items():
             message = message.replace(key, option)
+        # Only handlers of files show it, see engine/quiet_terminal.py.
+        logger.debug("The program ended with an error:", exc_info=True)
         if status == 1:
             sys.exit(f"error: {message}")
         print(f"error: {message}", file=sys.stderr)
         sys.exit(status)
+
+
+def _has_no_reader() -> bool:
+    """Whether nobody reads what the program prints. The rest of it is dropped then, since it would
+    fail again when Python ends."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file
+        return False
+    poll = select.poll()
+    poll.register(output, 0)  # errors are always reported
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True

@@ -1,6 +1,7 @@
 """Configs: Detectron2's, plus ours, with errors that name the nearest known key."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,10 +9,17 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-from .errors import ConfigError
-from .families import model_families
+from .config_values import check_values
+from .errors import ConfigError, short_repr
+from .families import config_value, model_families
 from .model_zoo import find_config_file
 from .yaml_guard import check_yaml_file
+
+#: Types of values, in words.
+TYPE_NAMES = {
+    "str": "text", "int": "a whole number", "float": "a number", "bool": "True or False",
+    "tuple": "a list", "list": "a list", "CfgNode": "a group of keys", "dict": "a group of keys",
+}  # fmt: skip
 
 
 def add_shared_config(cfg: CN) -> None:
@@ -161,7 +169,8 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
         overrides: ``[KEY, VALUE, KEY, VALUE, ...]``.
 
     Raises:
-        ConfigError: the file is missing or damaged, a key is unknown, a value has the wrong type.
+        ConfigError: the file is missing or damaged, a key is unknown, a value has the wrong type or
+            nothing can work with it (see :func:`.config_values.check_values`).
     """
     cfg = get_cfg()
     if config_file:
@@ -174,14 +183,16 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
             raise
         except yaml.constructor.ConstructorError as error:
             raise ConfigError(
-                f"{path} is refused: {error.problem} ({error.problem_mark}). Configs hold plain "
+                f"{path} is refused: {_yaml_problem(error)}. Configs hold plain "
                 "values only, because building other objects can run code of the file's author; "
                 "write the value out."
             ) from error
         except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+            raise ConfigError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not text in UTF-8; save it as such") from error
         except FileNotFoundError as error:
-            raise ConfigError(f"{path}: its _BASE_ file is missing: {error.filename}") from error
+            raise ConfigError(f"{path}: its _BASE_ file {error.filename} does not exist") from error
         except (RecursionError, MemoryError) as error:
             raise ConfigError(f"{path}: a value is nested too deeply") from error
         except (AttributeError, TypeError) as error:
@@ -204,6 +215,7 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
         raise ConfigError("command line: a value is nested too deeply") from error
     except (AssertionError, KeyError, ValueError) as error:
         raise _explain(error, "command line", cfg) from error
+    check_values(cfg)
     return cfg
 
 
@@ -220,14 +232,40 @@ def _explain(error: Exception, where: str, cfg: CN) -> ConfigError:
     message = str(error.args[0]) if error.args else str(error)
     if message.startswith("Type mismatch") and "\n" in message:  # it quotes a whole node
         node = message.rsplit(":", 1)[-1].strip()
-        return ConfigError(f"{where}: {node} is a group of keys, not a value")
+        return ConfigError(f"{where}: {node} is a group of keys, not a value; give one of its keys")
+    if message.startswith("Type mismatch"):
+        return ConfigError(f"{where}: {_wrong_type(message, cfg)}")
     if not message.startswith("Non-existent"):
         return ConfigError(f"{where}: {message}")
     key = message.rsplit(":", 1)[-1].strip()
     keys = list(known_keys(cfg))
-    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.65)
     # A right last part in a wrong node is the commonest slip.
     last = key.rsplit(".", 1)[-1]
     nearest = nearest or [known for known in keys if known.rsplit(".", 1)[-1] == last][:1]
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return ConfigError(f"{where}: unknown config key {key}{hint}")
+    hint = f"did you mean {nearest[0]}?" if nearest else "instseg_d2.config.get_cfg() has all keys"
+    return ConfigError(f"{where}: unknown config key {key}; {hint}")
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong and in which line, without the line itself."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    mark = error.problem_mark
+    context = f"{error.context}, " if error.context else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {context}{error.problem}"
+
+
+def _wrong_type(message: str, cfg: CN) -> str:
+    """What yacs says of a value's type, in words and with an example."""
+    key = message.rsplit(":", 1)[-1].strip()
+    given = re.search(r"with values \(.* vs\. (.*)\) for config key", message, re.DOTALL)
+    kinds = re.findall(r"<class '(\w+)'>", message)
+    if given is None or len(kinds) != 2:
+        return message
+    default = config_value(cfg, key)
+    text = f"{key} is {given[1]} ({TYPE_NAMES.get(kinds[1], kinds[1])}); it must be "
+    text += f"{TYPE_NAMES.get(kinds[0], kinds[0])}, such as {short_repr(default)}"
+    if isinstance(default, (list, tuple)):
+        text += "; in a shell it needs quotation marks, and one entry a comma: \"('a',)\""
+    return text

@@ -72,9 +72,10 @@ def find_config_file(path_or_name: str | Path) -> Path:
 
 def _nearest(stem: str) -> str:
     """The end of a message about an unknown name."""
-    names = config_names()
-    nearest = difflib.get_close_matches(stem, names, n=3, cutoff=0.4)
-    return f"; the nearest names are: {', '.join(nearest or names)}"
+    nearest = difflib.get_close_matches(stem, config_names(), n=3, cutoff=0.4)
+    if not nearest:
+        return f"; the names are those of the files in {config_root()}"
+    return f"; the nearest names are: {', '.join(nearest)}"
 
 
 def get_config(name: str) -> CfgNode:

@@ -95,6 +95,11 @@ class InstanceBranch(nn.Module):
         norm: str = "",
     ) -> None:
         super().__init__()
+        if num_masks < 1:
+            raise ConfigError(
+                f"MODEL.SPARSE_INST.DECODER.NUM_MASKS is {num_masks}; it must be a number from 1, "
+                "the most instances of an image"
+            )
         self.num_masks = num_masks
         self.groups = groups or 1
         if dim % self.groups:

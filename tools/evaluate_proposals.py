@@ -13,7 +13,7 @@ import argparse
 
 from tqdm import tqdm
 
-from instseg_d2.command_line import add_overrides, new_parser, one_line_errors
+from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.embedded import register_embedded_data
 from instseg_d2.data.proposal_files import read_proposal_file
@@ -47,8 +47,11 @@ def main() -> None:
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers with commas between them, for argparse."""
-    return [int(part) for part in text.split(",")]
+    """Whole numbers above 0 with commas between them, for argparse."""
+    try:
+        return [positive(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; give some, such as 10,100,1000") from error
 
 
 def run(args: argparse.Namespace) -> None:

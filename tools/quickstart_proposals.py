@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
+from instseg_d2.errors import ConfigError
 from instseg_d2.programs import run_program, run_training
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +68,8 @@ def run(asked: Run) -> None:
     """Train, propose, detect, compare."""
     for config in CONFIGS.values():
         load_config(config, asked.opts)  # a mistake must not show up in the middle
+    if asked.weights and "://" not in asked.weights and not Path(asked.weights).is_file():
+        raise ConfigError(f"--weights {asked.weights} does not exist; check the path")
     start = time.perf_counter()
     proposals = {
         "SharpMask": sharpmask_proposals(asked),

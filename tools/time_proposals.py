@@ -67,11 +67,11 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print and write."""
-    models = build_models(args.num, args.opts)
     pixels = random_pixels(*args.size)
     if args.image:
         array = read_image({"file_name": args.image}, "RGB")
         pixels = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    models = build_models(args.num, args.opts)
     result = measure(models, {"image": pixels}, args.rounds)
     print(report(result))
     if args.json:

@@ -128,9 +128,9 @@ def _unknown_name_message(name: str) -> str:
     similar = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.6)
     meant = f" Did you mean {' or '.join(repr(other) for other in similar)}?" if similar else ""
     return (
-        f"data set '{name}' is not registered.{meant} Data in COCO format is registered with\n"
-        "  from detectron2.data.datasets import register_coco_instances\n"
-        f"  register_coco_instances('{name}', {{}}, 'annotations.json', 'image_folder')"
+        f"data set '{name}' is not registered.{meant} Data in COCO format is registered "
+        f"with detectron2.data.datasets.register_coco_instances('{name}', {{}}, "
+        "'annotations.json', 'image_folder')"
         f"{_builtin_hint(name)}"
     )
 
@@ -179,9 +179,8 @@ def _builtin_hint(name: str) -> str:
     if name.startswith("coco_20"):
         year = name[len("coco_") :][:4]
         hint += (
-            " It should contain\n"
-            f"  coco/annotations/instances_{{train,val}}{year}.json\n"
-            f"  coco/{{train,val}}{year}/*.jpg"
+            f" It should contain coco/annotations/instances_{{train,val}}{year}.json and "
+            f"coco/{{train,val}}{year}/*.jpg"
         )
     return hint
 
@@ -222,7 +221,7 @@ def check_image_files(name: str, records: list[Record]) -> None:
         f" The file names are relative to the image folder '{image_root}'." if image_root else ""
     )
     faults.raise_if_any(
-        f"data set '{name}': {faults.count} of the {looked_at} are missing, for example",
+        f"data set '{name}': {faults.count} of the {looked_at} are missing, for example:",
         f"Put the images there or correct the paths.{where}{_builtin_hint(name)}",
     )
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from instseg_d2.data.rle_batch import MAX_SIDE
 from instseg_d2.data.segmentation_checks import outline_problem, polygon_problem, rle_problem
+from instseg_d2.error_lines import system_message
 from instseg_d2.errors import DataError, short_repr
 
 MAX_FAULTS_SHOWN = 5
@@ -60,7 +61,9 @@ def read_json(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(system_message(error)) from error
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read as JSON ({error}). It may be damaged or copied only in part: "
             "fetch or write it again."

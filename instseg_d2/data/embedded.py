@@ -1,9 +1,12 @@
 """The data sets that a config describes: the embedded ones, and the user's own."""
 
+import re
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 
+from ..errors import ConfigError
 from .own import register_own_names
 from .shapes import ShapesSpec
 from .shapes_dataset import register_shapes
@@ -19,14 +22,18 @@ def register_embedded_data(cfg: CfgNode) -> None:
         ConfigError: a value is out of range.
     """
     node = cfg.DATASETS.SHAPES
-    register_shapes(
-        ShapesSpec(
+    try:
+        spec = ShapesSpec(
             num_train=node.NUM_TRAIN,
             num_val=node.NUM_VAL,
             image_size=node.IMAGE_SIZE,
             seed=node.SEED,
         )
-    )
+    except ConfigError as error:  # names a field; the user knows the key
+        field = re.compile(r"ShapesSpec\.(\w+)")
+        text = field.sub(lambda found: f"DATASETS.SHAPES.{found[1].upper()}", str(error))
+        raise ConfigError(text) from error
+    register_shapes(spec)
     register_own_names(cfg)
 
 

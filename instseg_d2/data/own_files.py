@@ -87,7 +87,7 @@ def check_own_files(cfg: CfgNode, *, for_training: bool, keep: Collection[str] =
             is_folder = os.path.isdir(split.json_file)
             raise DataError(
                 f"{split.option('JSON')}: {split.json_file} "
-                + ("is a folder; the annotation file in it is wanted" if is_folder else "is absent")
+                + ("is a folder; name the file in it" if is_folder else "is absent; check the path")
             )
         if not os.path.isdir(split.image_root):
             raise DataError(

@@ -123,7 +123,9 @@ def _is_json(path: str) -> bool:
         with open(path, "rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}; check the path"
+        ) from error
     for magic, archive in _ARCHIVES.items():
         if start.startswith(magic):
             reason = f"it is a {archive} archive; unpack it first"

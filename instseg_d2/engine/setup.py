@@ -1,6 +1,7 @@
 """From the command line to a frozen config, with everything checked that can be at once."""
 
 import argparse
+import os
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
@@ -10,9 +11,11 @@ from detectron2.utils.logger import setup_logger
 from ..config import load_config
 from ..data.embedded import register_embedded_data
 from ..data.own import register_own_data
+from ..errors import ConfigError
 from ..families import FAMILY_PACKAGES, family_of
 from ..model_zoo import find_config_file
 from ..modeling import check_device
+from .quiet_terminal import hide_tracebacks
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -25,7 +28,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         the frozen config.
 
     Raises:
-        ConfigError: see :func:`instseg_d2.config.load_config`.
+        ConfigError: see :func:`instseg_d2.config.load_config`; or ``OUTPUT_DIR`` cannot be used.
         ConfigError, DataError: see :func:`instseg_d2.data.own.register_own_data`.
         DeviceError: see :func:`instseg_d2.modeling.check_device`.
     """
@@ -40,9 +43,28 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if args.config_file:  # Detectron2 logs the file; ours may have been given by name
         path = str(find_config_file(args.config_file))
         args = argparse.Namespace(**{**vars(args), "config_file": path})
+    _make_output_dir(cfg.OUTPUT_DIR)
     for name in ("instseg_d2", *FAMILY_PACKAGES):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     default_setup(cfg, args)
+    if not getattr(args, "debug", False):
+        hide_tracebacks(("detectron2", "fvcore", "instseg_d2", *FAMILY_PACKAGES))
     if own_data is not None:
         own_data.log(cfg)
     return cfg
+
+
+def _make_output_dir(path: str) -> None:
+    """Make the folder, which logging would fail on in other words.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"OUTPUT_DIR is {path}, which cannot be made ({error.strerror}); name another folder"
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"OUTPUT_DIR is {path}, where you may not write; name another folder")

@@ -141,9 +141,8 @@ def _check_images(path: str, entries: list[Entry], truth: Truth) -> None:
     unknown = {entry["image_id"] for entry in entries} - truth.images.keys()
     if unknown:
         raise DataError(
-            f"{path}: {truth.name} has no image of the id {min(unknown, key=str)!r}, nor of "
-            f"{len(unknown) - 1} others that results name; results and annotations must be of the "
-            "same data set"
+            f"{path}: results name {len(unknown)} image ids that {truth.name} does not have, such "
+            f"as {min(unknown, key=str)!r}; results and annotations must be of the same data set"
         )
 
 

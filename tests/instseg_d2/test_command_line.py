@@ -1,10 +1,13 @@
 """Arguments and errors of the command-line programs."""
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from instseg_d2.command_line import (
     add_overrides,
@@ -59,8 +62,9 @@ def test_what_the_user_can_mend_ends_in_one_line() -> None:
 def test_what_the_system_refuses_ends_in_one_line() -> None:
     with pytest.raises(SystemExit) as stopped, one_line_errors(arguments(), after="half is saved"):
         Path("/nowhere/at/all").read_text()
-    assert str(stopped.value.code).startswith("error: [Errno 2]")
-    assert str(stopped.value.code).endswith("'/nowhere/at/all'; half is saved")
+    assert stopped.value.code == (
+        "error: /nowhere/at/all does not exist; check the path; half is saved"
+    )
 
 
 def test_config_keys_are_called_as_the_program_calls_them() -> None:
@@ -88,6 +92,46 @@ def test_debugging_shows_the_traceback(error: BaseException) -> None:
         raise error
 
 
-def test_mistakes_of_the_program_keep_their_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), one_line_errors(arguments()):
-        raise ZeroDivisionError
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "the memory does not suffice; take smaller batches"),
+        (RuntimeError("[enforce fail] can't allocate memory: 9 bytes"), "the memory does not"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "the memory of the GPU does not suffice"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "a process that"),
+        (FileNotFoundError(2, "No such file", "a.json"), "a.json does not exist; check the path"),
+        (OSError(28, "No space left", "a.pth"), "a.pth cannot be written, because the disk is"),
+        (ConfigError("two lines:\n  one\n  two"), "two lines: one; two"),
+    ],
+)
+def test_every_error_has_a_line(error: Exception, line: str) -> None:
+    with pytest.raises(SystemExit) as stopped, one_line_errors(arguments()):
+        raise error
+    assert str(stopped.value.code).startswith(f"error: {line}")
+    assert "\n" not in str(stopped.value.code)
+
+
+def test_mistakes_of_the_program_are_called_so() -> None:
+    with pytest.raises(SystemExit) as stopped, one_line_errors(arguments()):
+        raise ZeroDivisionError("division by zero")
+    message = str(stopped.value.code)
+    assert message.startswith("error: ZeroDivisionError in instseg_d2/test_command_line.py, line ")
+    assert ": division by zero. The program did not expect this" in message
+    assert "--debug" in message
+
+
+def test_output_that_nobody_reads_ends_the_program_silently(repo: Path) -> None:
+    code = (
+        "import argparse; from instseg_d2.command_line import one_line_errors\n"
+        "with one_line_errors(argparse.Namespace(debug=False)):\n"
+        "    while True: print('x' * 1000)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + 13

@@ -40,7 +40,7 @@ MERGED_LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
         ("OUTPUT_DIR: !!python/module:os", "is refused"),
         ("_BASE_: {a: 1}\n", r"_BASE_ is \{'a': 1\}, expected a file's name"),
         ("_BASE_: https://example.com/a/../../../x.yaml\n", "is not fetched"),
-        ("MODEL: [1]\n", r"a\.yaml: MODEL is a group of keys, not a value$"),
+        ("MODEL: [1]\n", r"a\.yaml: MODEL is a group of keys, not a value; give one of its keys$"),
         ("*a\n", "is not valid YAML"),
         ("a: \x00", "is not valid YAML"),
     ],

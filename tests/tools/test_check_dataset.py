@@ -116,9 +116,9 @@ def test_problems_of_a_code_are_cut_and_counted(data, capsys):
     [
         ([], "one of the arguments"),
         (["--json", "{tmp}/a.json"], "--images DIR, or --no-images"),
-        (["--json", "{tmp}/none.json", "--no-images"], "none.json cannot be read"),
+        (["--json", "{tmp}/none.json", "--no-images"], "none.json does not exist; check the path"),
         (["--json", "{tmp}/a.json", "--images", "{tmp}/none"], "none does not exist"),
-        (["--json", "{tmp}", "--no-images"], "cannot be read"),
+        (["--json", "{tmp}", "--no-images"], "is a folder; name a file"),
         (["--json", "{tmp}/a.json", "--no-images", "--ignore", "nonsense"], "invalid choice"),
         (["--json", "{tmp}/a.json", "--no-images", "--output", "{tmp}/a.json"], "a.json"),
         (["--dataset", "no_such_data"], "'no_such_data' is not registered"),

@@ -116,7 +116,6 @@ def test_mistakes_end_in_one_line(tmp_path: Path, case: Case, evaluate: Evaluate
         "'no_such_data' is not registered": (
             "--proposals", "proposals.pkl", "--dataset", "no_such_data",
         ),
-        "above 0": ("--proposals", "proposals.pkl", *here, "--limits", "0"),
     }  # fmt: skip
     for expected, args in mistakes.items():
         _, message = evaluate(*args)

@@ -158,8 +158,11 @@ def test_a_truncated_source(tmp_path):
     [
         (["convert", "{a}", "b.npz"], "written as .pkl (boxes) or .json"),
         (["convert", "{a}", "b.json", "--empty-for", "{coco}"], "only a .pkl can have entries"),
-        (["convert", "{a}", "nowhere/b.pkl"], "No such file or directory: 'nowhere/b.pkl."),
-        (["convert", "{a}", "{a}/b.pkl"], "Not a directory"),
+        (
+            ["convert", "{a}", "nowhere/b.pkl"],
+            "nowhere/b.pkl cannot be written: its folder does not exist",
+        ),
+        (["convert", "{a}", "{a}/b.pkl"], "b.pkl cannot be, because a part of this path is a file"),
         (["convert", "absent.json", "b.pkl"], "absent.json cannot be read: No such file"),
         (["convert", "{coco}", "b.pkl"], "a JSON object, perhaps COCO annotations"),
         (["random", "b.pkl", "--annotations", "{coco}", "--masks"], "only a .json can have masks"),

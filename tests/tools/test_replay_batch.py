@@ -61,7 +61,10 @@ def test_the_program_says_where_it_begins(
 def test_other_files_end_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model_final.pth"
     torch.save({"model": {}}, path)
-    for file, match in ((path, "no file of a training step"), (tmp_path / "no", "No such file")):
+    for file, match in (
+        (path, "no file of a training step"),
+        (tmp_path / "no", "does not exist; check the path"),
+    ):
         with pytest.raises(SystemExit, match=match) as caught:
             main([str(file)])
         assert "\n" not in str(caught.value)

@@ -360,7 +360,7 @@ def test_files_and_folders_that_are_absent(own: OwnFiles, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"--train-json .*trian\.json is absent"):
         check_own_files(cfg, for_training=True)
     cfg = config(own, "DATASETS.OWN.TRAIN_JSON", str(tmp_path))
-    with pytest.raises(DataError, match="is a folder; the annotation file in it"):
+    with pytest.raises(DataError, match="is a folder; name the file in it"):
         check_own_files(cfg, for_training=True)
     cfg = config(own, "DATASETS.OWN.VAL_IMAGES", str(tmp_path / "none"))
     with pytest.raises(DataError, match=r"--val-images .*none does not exist"):
