@@ -8,6 +8,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from instseg_d2.checkpoint import LoadOptions
 from instseg_d2.config import known_keys, load_config
 from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.training_order import sampler_builder
 from instseg_d2.engine.averaging import check_averaging
 from instseg_d2.engine.nonfinite import check_nonfinite
 from instseg_d2.engine.run_report import log_schedule
@@ -121,6 +122,7 @@ def reads_of(cfg: CfgNode, patch: pytest.MonkeyPatch) -> set[str]:
     InferenceOptions.from_config(cfg)
     register_embedded_data(cfg)
     log_schedule(cfg, 1)
+    sampler_builder(cfg, [])
     return read
 
 
