@@ -10,6 +10,7 @@ COCO's format needs no code::
 """
 
 import argparse
+import contextlib
 import sys
 from typing import Any
 
@@ -29,6 +30,7 @@ from instseg_d2.engine.run_report import warn_of_untrained_parts
 from instseg_d2.errors import ConfigError
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
 from instseg_d2.modeling import check_device, check_training
+from instseg_d2.signals import forwarded_signals
 
 
 def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
@@ -81,14 +83,15 @@ def main() -> None:
             # Detectron2 takes --num-gpus 0 as one process, too.
             check_training(cfg, max(args.num_gpus * args.num_machines, 1))
     try:
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        with forwarded_signals() if args.num_gpus > 1 else contextlib.nullcontext():
+            launch(
+                run,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
     except ProcessExitedException as error:  # one of several; it has said what was wrong
         sys.exit(error.exit_code or 1)
 

@@ -7,8 +7,10 @@ the model; :class:`InstSegCheckpointer` here decides what is an error, and saves
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -16,11 +18,13 @@ from urllib.parse import parse_qs, urlparse
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import nn
 
 from instseg_d2.atomic_file import written_whole
 from instseg_d2.ema import WeightAverage
-from instseg_d2.errors import WeightsError
+from instseg_d2.errors import SavingError, UnreadableWeightsError, WeightsError
+from instseg_d2.older_checkpoints import damaged_record, older_checkpoints
 from instseg_d2.remote_files import url_problem
 from instseg_d2.weights.backbone_match import match_backbone, require_backbone
 from instseg_d2.weights.file import Checkpoint, StateDict, file_kind, read_weights_file
@@ -78,6 +82,8 @@ class InstSegCheckpointer(DetectionCheckpointer):
 
     Attributes:
         report (LoadReport | None): of the last :meth:`load`.
+        resumed_from (str): path of the checkpoint that :meth:`resume_or_load` went on from; "" if
+            it did not resume.
     """
 
     def __init__(
@@ -98,6 +104,68 @@ class InstSegCheckpointer(DetectionCheckpointer):
         if ema is not None:
             self.add_checkpointable(EMA_KEY, ema)
         self.report: LoadReport | None = None
+        self.resumed_from = ""
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> Checkpoint:
+        """Go on from the last checkpoint of ``save_dir``, or load the weights of another file.
+
+        The last checkpoint is the one that ``last_checkpoint`` names or, if that one is absent or
+        damaged, the newest before it that can be read; a warning then names both. Called in all
+        processes at once, which go on from the same one.
+
+        Args:
+            path: as of :meth:`load`; only its weights are loaded.
+            resume: False: also if there is a checkpoint.
+
+        Returns:
+            What else the file has.
+
+        Raises:
+            WeightsError: see :meth:`load`.
+        """
+        self.resumed_from = ""
+        if not (resume and comm.all_gather(self.has_checkpoint())[0]):
+            return self.load(path, checkpointables=[])
+        named = self.get_checkpoint_file()
+        paths = [named]
+        if comm.is_main_process():
+            paths += older_checkpoints(self.save_dir, os.path.basename(named))
+        paths = comm.all_gather(paths)[0]
+        problems: list[str] = []
+        for path in paths:
+            rest, problem = self._try_to_load(path)
+            if not problem:
+                self.resumed_from = path
+                if problems:
+                    reason = problems[0].partition("\n")[0]
+                    self.logger.warning("%s\nGoing on from %s, saved before it.", reason, path)
+                return rest
+            problems.append(problem)
+        more = f"\nNor can one before it: {', '.join(paths[1:])}" if paths[1:] else ""
+        raise UnreadableWeightsError(problems[0] + more)
+
+    def _try_to_load(self, path: str) -> tuple[Checkpoint, str]:
+        """What :meth:`load` returns, and in words why one of the processes cannot read the file."""
+        rest: Checkpoint = {}
+        problem = ""
+        try:
+            if (record := damaged_record(path)) is not None:
+                raise UnreadableWeightsError(
+                    self._in_context(path, f"it is damaged: the checksum of {record} is wrong.")
+                )
+            rest = self.load(path)
+        except (UnreadableWeightsError, OSError) as error:
+            problem = str(error)
+        return rest, next(filter(None, comm.all_gather(problem)), "")
+
+    def get_checkpoint_file(self) -> str:
+        """The path that ``last_checkpoint`` names, whatever it has in it; "" if it is absent."""
+        try:
+            with open(self._last_checkpoint, "rb") as file:
+                name = file.read(4096).decode(errors="replace").strip()
+        except OSError:
+            return ""
+        return os.path.join(self.save_dir, name)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> Checkpoint:
         """Load weights and, as far as the file has it, training state.
@@ -111,9 +179,11 @@ class InstSegCheckpointer(DetectionCheckpointer):
             What else the file has.
 
         Raises:
-            WeightsError: absent, damaged, of another model, or training state of another run.
+            UnreadableWeightsError: absent or damaged.
+            WeightsError: of another model, or training state of another run.
         """
         self.report = None
+        self._is_read = False
         wanted = list(self.checkpointables) if checkpointables is None else checkpointables
         try:
             if path:
@@ -131,7 +201,8 @@ class InstSegCheckpointer(DetectionCheckpointer):
                 if key in rest:
                     self._load_training_state(key, rest.pop(key))
         except WeightsError as error:
-            raise WeightsError(self._in_context(path, str(error))) from error
+            kind = WeightsError if self._is_read else UnreadableWeightsError
+            raise kind(self._in_context(path, str(error))) from error
         finally:
             self._parsed_url_during_load = None  # Detectron2 leaves it set after an error
         return rest
@@ -171,6 +242,10 @@ class InstSegCheckpointer(DetectionCheckpointer):
             name: file name without suffix.
             kwargs: what else to save; to be loadable, numbers, strings, tensors and containers of
                 them (no NumPy values).
+
+        Raises:
+            SavingError: the file cannot be written, because the disk is full for example; the
+                checkpoints before it are as they were.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -195,12 +270,13 @@ class InstSegCheckpointer(DetectionCheckpointer):
     def _write(self, name: str, data: dict[str, Any]) -> None:
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        with written_whole(path) as file:
+        with _one_line_if_refused(path), written_whole(path) as file:
             torch.save(data, file)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file :meth:`resume_or_load` is to resume from."""
-        with written_whole(self._last_checkpoint) as file:
+        path = self._last_checkpoint
+        with _one_line_if_refused(path), written_whole(path) as file:
             file.write(last_filename_basename.encode())
 
     @property
@@ -248,6 +324,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
         if self.options.verify_hash:
             verify_hash_in_name(filename)
         checkpoint = read_weights_file(filename, trust_file=self.options.trust_file)
+        self._is_read = True
         checkpoint["norms_are_folded"] = norms_are_folded(checkpoint, file_kind(filename))
         assert self._parsed_url_during_load is not None, "only to be called by load()"
         queries = parse_qs(self._parsed_url_during_load.query)
@@ -312,6 +389,23 @@ class InstSegCheckpointer(DetectionCheckpointer):
                 f"{error}). Resuming needs the same model and solver as before. To start a new run "
                 "from its weights, give it as MODEL.WEIGHTS and a new OUTPUT_DIR."
             ) from error
+
+
+@contextlib.contextmanager
+def _one_line_if_refused(path: str) -> Iterator[None]:
+    """Raise ``SavingError`` if the system refuses to write the file."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__context__  # torch.save raises another error while it cleans up
+        if reason is None:
+            raise
+        raise SavingError(
+            f"{path} cannot be written: {reason.strerror or reason}. What was saved before is as "
+            "it was; make room, and go on with --resume."
+        ) from error
 
 
 def _shapes(state: StateDict) -> dict[str, Shape]:

@@ -120,6 +120,10 @@ def add_shared_config(cfg: CN) -> None:
     # own), and replay it. For small batches, which wait for the CPU otherwise.
     cfg.MODEL.INFERENCE.CUDA_GRAPHS = False
 
+    # Share of the images that are trained on, the same in every epoch, where
+    # DATALOADER.SAMPLER_TRAIN is Detectron2's "RandomSubsetTrainingSampler"; above 0, at most 1.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
+
     # How MODEL.WEIGHTS and checkpoints are read.
     cfg.MODEL.LOADING = CN()
     # Read a .pth, .pkl or .pyth file also if that runs code that the file brings along. Only for

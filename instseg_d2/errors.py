@@ -50,6 +50,14 @@ class WeightsError(UserError):
     """A weights file that is absent, damaged or belongs to another model."""
 
 
+class UnreadableWeightsError(WeightsError):
+    """A weights file that is absent or damaged."""
+
+
+class SavingError(UserError):
+    """A file that cannot be written, because the disk is full for example."""
+
+
 class DeviceError(UserError):
     """A device that was asked for and is not there."""
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
 
 from instseg_d2.data.checks import read_image
+from instseg_d2.data.training_loader import TrainingLoader, training_seed
 from instseg_d2.errors import ConfigError, DataError
 from instseg_d2.preprocessing import check_channel_order
 
@@ -31,7 +32,7 @@ class PatchMapper:
     """Crops one patch around an object, or for a negative anywhere else in its image.
 
     What is random comes from the entry's ``seed`` where it has one, else from NumPy's global
-    generator, which Detectron2 seeds in every worker of a data loader.
+    generator, which the training's loader seeds for every patch.
     """
 
     @configurable
@@ -170,12 +171,12 @@ def build_train_loader(
             "SharpMask learns from masks alone: set it to 1.0"
         )
     entries = training_entries(dataset_dicts, options)
-    return build_detection_train_loader(
-        dataset=entries,
-        mapper=build_mapper(cfg, is_train=True),
-        sampler=CategoryBalancedSampler(entries.categories),
+    return TrainingLoader(
+        entries,
+        build_mapper(cfg, is_train=True),
+        lambda seed: CategoryBalancedSampler(entries.categories, seed),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        aspect_ratio_grouping=False,
+        seed=training_seed(cfg),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 

@@ -15,8 +15,7 @@ class CategoryBalancedSampler(Sampler[int]):
     """An endless stream of indices: a uniform category, then a uniform object of it.
 
     All ranks draw the same stream and take turns, as those of Detectron2's ``TrainingSampler`` do.
-    The stream depends on the seed alone. Iterating anew, also in another process, starts it anew:
-    a training that is resumed with the same ``SEED`` in its config draws the same objects again.
+    The stream depends on the seed alone. Iterating anew, also in another process, starts it anew.
     """
 
     def __init__(

@@ -43,6 +43,10 @@ class SplitBatches(Iterable[Batch]):
         self.loader = loader
         self.parts = parts
 
+    def start_at(self, seed: int, num_images: int) -> None:
+        """As of a :class:`~instseg_d2.data.training_loader.TrainingLoader`, which it must be of."""
+        cast(Any, self.loader).start_at(seed, num_images)
+
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.loader:
             size = len(batch) // self.parts

@@ -9,10 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
+from detectron2.data import build_detection_test_loader
 from detectron2.data.build import (
     filter_images_with_only_crowd_annotations,
     print_instances_class_histogram,
@@ -22,25 +19,31 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
+from torch.utils.data import DataLoader
 
+from ..atomic_file import remove_leftovers
 from ..checkpoint import InstSegCheckpointer, LoadOptions
 from ..data.checks import Masks, load_checked_dataset, load_registered
 from ..data.proposal_checks import check_precomputed_proposals
+from ..data.training_loader import build_training_loader
 from ..ema import WeightAverage
 from ..errors import ConfigError, DataError
 from ..evaluation import build_evaluator, check_evaluator
 from ..families import classes_key_of, config_value, family_of
 from ..modeling import amp_dtype, build_model, check_training
+from ..signals import outlive_one_signal
 from ..solver import build_lr_scheduler, build_optimizer
 from .accumulation import AccumulatingTrainer, SplitBatches
 from .amp import MixedPrecisionTrainer
 from .averaging import AverageWeights, check_averaging
+from .exact_resume import ExactResume
 from .gradient_norm import GradientNorm
 from .nonfinite import StepGuard, check_nonfinite
 from .pictures import DrawBatches
 from .progress import ProgressBar
 from .run_report import log_schedule
 from .selection import EndableLoop, EndAtMaxIter, EvalAfterStep, Selection, check_selection
+from .stop_signals import StopOnSignal
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +119,13 @@ class Trainer(DefaultTrainer, EndableLoop):
         )
         self._gradient_norm = GradientNorm()
         self._selection: Selection | None = None
-        first: list[HookBase] = [self._gradient_norm]
+        defaults = super().build_hooks()
+        first: list[HookBase] = [ExactResume(cfg, defaults), self._gradient_norm]
         if self._progress_bar:
             first.insert(0, ProgressBar())  # closes before the evaluation prints
         if self._ema is not None:
             first.append(AverageWeights(self._ema))  # before the weights are saved or evaluated
-        return [*first, *self._with_evaluation(super().build_hooks())]
+        return [*first, *self._with_evaluation(defaults)]
 
     def _with_evaluation(self, defaults: list[HookBase | None]) -> list[HookBase | None]:
         """DefaultTrainer's hooks, with our evaluation in the place of theirs."""
@@ -132,16 +136,19 @@ class Trainer(DefaultTrainer, EndableLoop):
             model = self.checkpointer.model
             defaults.insert(place, DrawBatches(cfg, model, family.draw_batch, self._ema))
             place += 1
+        stop = StopOnSignal(self.checkpointer, cfg.TEST.EVAL_PERIOD)
+        defaults.insert(place, stop.before_evaluation)
+        place += 1
         if not cfg.TEST.BEST.METRIC:
             defaults[place] = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: this.evaluate())
-            return defaults
+            return [*defaults, stop]
         periodic = [hook for hook in defaults if isinstance(hook, hooks.PeriodicCheckpointer)]
         self._selection = Selection(
             cfg, self.checkpointer, periodic[0] if periodic else None, lambda: this.test_results
         )
         evaluation = EvalAfterStep(cfg.TEST.EVAL_PERIOD, lambda: this.evaluate())
         defaults[place : place + 1] = [evaluation, self._selection]
-        return [*defaults, EndAtMaxIter()]
+        return [*defaults, stop, EndAtMaxIter()]
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluate on ``DATASETS.TEST``: the averaged weights where there is an average."""
@@ -180,9 +187,13 @@ class Trainer(DefaultTrainer, EndableLoop):
         super().resume_or_load(resume)
         check = getattr(self.checkpointer.model, "check_loaded", None)
         if check is not None:
-            resumed = resume and self.checkpointer.has_checkpoint()
-            last = self.checkpointer.get_checkpoint_file() if resumed else ""
-            check(self.checkpointer.report, last or self.cfg.MODEL.WEIGHTS)
+            weights = self.checkpointer.resumed_from or self.cfg.MODEL.WEIGHTS
+            check(self.checkpointer.report, weights)
+        if comm.is_main_process():
+            # No other training can be running in this folder.
+            left = remove_leftovers(self.cfg.OUTPUT_DIR, r"model_\w+\.pth|last_checkpoint")
+            if left:
+                logger.info("Removed what a killed training had not finished: %s", ", ".join(left))
 
     @property
     def test_results(self) -> dict[str, Any]:
@@ -227,18 +238,24 @@ class Trainer(DefaultTrainer, EndableLoop):
             ]
             cls._num_images = sum(counts)
             check_proposal_files(cfg, "TRAIN")
-            return super().build_train_loader(cfg)
+            return build_training_loader(cfg)
         dicts = training_dicts(cfg)
         cls._num_images = len(dicts)
         if family.build_train_loader is not None:
             with _names_datasets(cfg.DATASETS.TRAIN):
                 return family.build_train_loader(cfg, dicts)
-        return build_detection_train_loader(
-            cfg, dataset=dicts, mapper=family.build_mapper(cfg, True)
-        )
+        return build_training_loader(cfg, dicts, family.build_mapper(cfg, True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """What an evaluation in the course of the training reads, which no signal interrupts."""
+        loader = cls._build_test_loader(cfg, dataset_name)
+        if isinstance(loader, DataLoader):
+            loader.worker_init_fn = outlive_one_signal
+        return loader
+
+    @classmethod
+    def _build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
         family = family_of(cfg)
         if family is None:
             return super().build_test_loader(cfg, dataset_name)

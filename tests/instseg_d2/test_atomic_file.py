@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from instseg_d2.atomic_file import written_whole
+from instseg_d2.atomic_file import remove_leftovers, written_whole
 
 
 def content(folder):
@@ -81,3 +81,27 @@ def test_permissions_of_a_file_that_is_replaced_stay(tmp_path):
     path.chmod(0o640)
     write(path, [b"new"])
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_content_and_name_are_on_the_disk_before_it_goes_on(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+
+    def spy(descriptor):
+        synced.append(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    write(tmp_path / "a.pth", [b"new"])
+    temporary, folder = synced
+    assert temporary.startswith(str(tmp_path / "a.pth."))
+    assert folder == str(tmp_path)
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+    left = tmp_path / f"model_1.pth.{'0f' * 8}.tmp"
+    others = ["model_1.pth", "model_1.pth.tmp", f"other.{'0f' * 8}.tmp", "model_1.pth.0f.tmp"]
+    for name in [left.name, *others]:
+        (tmp_path / name).write_bytes(b"x")
+    assert remove_leftovers(str(tmp_path), r"model_\w+\.pth") == [str(left)]
+    assert sorted(content(tmp_path)) == sorted(others)

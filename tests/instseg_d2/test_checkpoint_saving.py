@@ -82,7 +82,7 @@ def test_resume_without_a_checkpoint_loads_the_weights(tmp_path):
     assert same(source, target)
 
 
-@pytest.mark.parametrize("damage", ["removed", "truncated", "tag emptied"])
+@pytest.mark.parametrize("damage", ["removed", "truncated", "tag emptied too"])
 def test_checkpoint_to_resume_from_is_lost(tmp_path, damage):
     checkpointer = InstSegCheckpointer(Model(), str(tmp_path))
     checkpointer.save("model_1")
@@ -92,6 +92,7 @@ def test_checkpoint_to_resume_from_is_lost(tmp_path, damage):
     elif damage == "truncated":
         saved.write_bytes(saved.read_bytes()[:1000])
     else:
+        saved.unlink()
         (tmp_path / "last_checkpoint").write_text("")
     with pytest.raises(WeightsError, match="The checkpoint to resume from") as error:
         checkpointer.resume_or_load("unused.pth", resume=True)
