@@ -7,17 +7,21 @@ COCO's format needs no code::
     python train_net.py --config-file configs/sparseinst/finetune.yaml \\
         --train-json train.json --train-images images/train \\
         --val-json val.json --val-images images/val MODEL.WEIGHTS checkpoint.pth
+
+Several processes, one for each GPU, or with ``MODEL.DEVICE cpu`` without any::
+
+    python train_net.py --num-gpus 4 ...
+    torchrun --nproc-per-node 4 train_net.py ...
+    srun --ntasks-per-node 4 --gpus-per-node 4 python train_net.py ...
 """
 
 import argparse
-import contextlib
-import sys
+import os
 from typing import Any
 
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException
 
 from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
 from instseg_d2.command_line import add_debug_option, one_line_errors
@@ -30,7 +34,7 @@ from instseg_d2.engine.run_report import warn_of_untrained_parts
 from instseg_d2.errors import ConfigError
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
 from instseg_d2.modeling import check_device, check_training
-from instseg_d2.signals import forwarded_signals
+from instseg_d2.processes import OPTIONS, Layout, find_layout, gpus_needed, launch
 
 
 def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """What one process does, of ``--num-gpus`` on each of ``--num-machines``."""
+    """What each process does."""
     how_to_go_on = "" if args.eval_only else "; --resume goes on from the last checkpoint"
     with one_line_errors(args, interrupted=f"interrupted{how_to_go_on}"):
         cfg = setup(args)
@@ -66,6 +70,16 @@ def run(args: argparse.Namespace) -> None:
         trainer.train()
 
 
+def check(args: argparse.Namespace, layout: Layout) -> str:
+    """Look for slips before anything is built; returns ``MODEL.DEVICE``."""
+    cfg = load_config(args.config_file, args.opts)
+    check_device(cfg, gpus_needed(layout))
+    check_own_files(cfg, for_training=not args.eval_only, keep=args.opts[::2])
+    if not args.eval_only:
+        check_training(cfg, layout.world_size)
+    return str(cfg.MODEL.DEVICE)
+
+
 def main() -> None:
     """Parse the command line and start the processes."""
     parser = default_argument_parser()
@@ -74,26 +88,16 @@ def main() -> None:
     add_own_data_options(parser)
     args = parser.parse_args()
     args.opts = [*args.opts, *own_data_overrides(args)]
+    options = Layout(
+        OPTIONS,
+        per_machine=args.num_gpus or 1,  # Detectron2 takes --num-gpus 0 as one process, too
+        num_machines=args.num_machines,
+        machine=args.machine_rank,
+        url=args.dist_url,
+    )
     with one_line_errors(args):
-        # Before any process starts, so that a slip gives one message and not one per GPU.
-        cfg = load_config(args.config_file, args.opts)
-        check_device(cfg, args.num_gpus)
-        check_own_files(cfg, for_training=not args.eval_only, keep=args.opts[::2])
-        if not args.eval_only:
-            # Detectron2 takes --num-gpus 0 as one process, too.
-            check_training(cfg, max(args.num_gpus * args.num_machines, 1))
-    try:
-        with forwarded_signals() if args.num_gpus > 1 else contextlib.nullcontext():
-            launch(
-                run,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(args,),
-            )
-    except ProcessExitedException as error:  # one of several; it has said what was wrong
-        sys.exit(error.exit_code or 1)
+        layout = find_layout(options, os.environ, parser.get_default("dist_url"))
+    launch(run, args, layout, check)
 
 
 if __name__ == "__main__":

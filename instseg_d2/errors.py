@@ -62,6 +62,10 @@ class DeviceError(UserError):
     """A device that was asked for and is not there."""
 
 
+class LaunchError(UserError):
+    """Several processes that cannot be started as asked, or that do not find each other."""
+
+
 class DependencyError(UserError):
     """A package that is not installed and was asked for."""
 

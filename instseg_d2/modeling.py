@@ -104,21 +104,31 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype:
     return AMP_DTYPES[name]
 
 
-def check_device(cfg: CfgNode, num_gpus: int = 1) -> None:
+def check_device(cfg: CfgNode, num_processes: int = 1) -> None:
     """See that the device is there before anything is built.
 
+    Args:
+        num_processes: of this machine. On CUDA each has a GPU of its own.
+
     Raises:
-        DeviceError: CUDA is asked for and absent, or more GPUs than there are.
+        DeviceError: CUDA is asked for and absent, or there are fewer GPUs than processes.
     """
     device = cfg.MODEL.DEVICE
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not device.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
         raise DeviceError(
             f"MODEL.DEVICE is {device}, but PyTorch sees no CUDA device here; "
             "give MODEL.DEVICE cpu, or run `python -m instseg_d2.check_env` to find out why"
         )
     available = torch.cuda.device_count()
-    if num_gpus > 1 and (not device.startswith("cuda") or num_gpus > available):
+    if num_processes > available:
         raise DeviceError(
-            f"--num-gpus {num_gpus} was given with MODEL.DEVICE {device}; "
+            f"{num_processes} processes on this machine need a GPU each (MODEL.DEVICE {device}); "
             f"PyTorch sees {available} CUDA device(s) here"
+        )
+    if num_processes > 1 and device != "cuda":
+        raise DeviceError(
+            f"MODEL.DEVICE is {device}, one GPU, for {num_processes} processes; give MODEL.DEVICE "
+            "cuda, and each takes its own"
         )

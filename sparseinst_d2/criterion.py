@@ -50,22 +50,34 @@ def build_criterion(cfg: CfgNode) -> nn.Module:
 class StepTotals:
     """What the losses are normalised by: of all images that one optimiser step sees.
 
+    Several processes take the mean of their gradients, so each divides by its part of the totals:
+    that mean is then the gradient of all images in one process.
+
     Attributes:
-        counts: instances of each image of this process.
-        num_instances: their sum, its mean over all processes, at least 1.
+        counts: of each process, the instances of each of its images.
     """
 
-    counts: tuple[int, ...]
-    num_instances: float
+    counts: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, counts: Sequence[int], device: torch.device) -> "StepTotals":
-        """To be called in all processes at once, on the device that they communicate by."""
-        return cls(tuple(counts), _mean_over_ranks(sum(counts), device))
+    def of(cls, counts: Sequence[int]) -> "StepTotals":
+        """To be called in all processes at once.
 
-    def num_matches(self, num_predictions: int) -> int:
-        """How many pairs the matcher gives in all, with so many predictions an image."""
-        return sum(min(count, num_predictions) for count in self.counts)
+        Args:
+            counts: instances of each image of this process.
+        """
+        return cls(tuple(comm.all_gather(tuple(counts))))
+
+    @property
+    def num_instances(self) -> float:
+        """Of all processes together, at least 1; divided by the number of processes."""
+        return max(sum(map(sum, self.counts)), 1) / len(self.counts)
+
+    def num_matches(self, num_predictions: int) -> float:
+        """How many pairs the matcher gives in all processes together, with so many predictions an
+        image; divided by the number of processes."""
+        matches = (min(count, num_predictions) for counts in self.counts for count in counts)
+        return sum(matches) / len(self.counts)
 
 
 @SPARSE_INST_CRITERION_REGISTRY.register()
@@ -158,7 +170,7 @@ class SparseInstCriterion(nn.Module):
                 outputs["pred_logits"], pred_masks, gt_classes, gt_masks.split(counts), scale_factor
             )
             pairs = _in_batch(matches, pred_masks.shape[1], counts, pred_masks.device)
-            totals = totals or StepTotals.of(counts, pred_masks.device)
+            totals = totals or StepTotals.of(counts)
             losses = {}
             if "labels" in self.items:
                 losses["loss_ce"] = self._class_loss(outputs, gt_classes, pairs, totals)
@@ -244,12 +256,3 @@ def _in_batch(
         strict=True,
     )
     return torch.cat(pred).to(device), torch.cat(gt).to(device)
-
-
-def _mean_over_ranks(count: int, device: torch.device) -> float:
-    """The mean of ``count`` over all processes, at least 1 (so that empty batches divide by 1)."""
-    if comm.get_world_size() > 1:
-        total = torch.tensor(float(count), device=device)
-        torch.distributed.all_reduce(total)
-        return max(total.item() / comm.get_world_size(), 1.0)
-    return max(float(count), 1.0)

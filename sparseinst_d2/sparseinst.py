@@ -113,7 +113,7 @@ class SparseInst(nn.Module):
             batches: of this process, as :meth:`forward` takes them.
         """
         counts = [len(inputs["instances"]) for batch in batches for inputs in batch]
-        return StepTotals.of(counts, self.device)
+        return StepTotals.of(counts)
 
     def network(self, images: Tensor) -> InstanceOutputs:
         """All that depends on the images by their size alone: what to compile for inference.

@@ -182,7 +182,7 @@ def test_an_unreadable_image_is_named_also_from_a_worker(
 
 
 @pytest.mark.parametrize(
-    ("gpus", "message"), [("0", "DATASETS.TRAIN is empty"), ("3", "MODEL.DEVICE cpu")]
+    ("gpus", "message"), [("0", "DATASETS.TRAIN is empty"), ("3", "3 processes cannot share")]
 )
 def test_numbers_of_gpus_without_a_gpu(
     tmp_path: Path,
@@ -191,7 +191,8 @@ def test_numbers_of_gpus_without_a_gpu(
     gpus: str,
     message: str,
 ) -> None:
-    """None is one process on the CPU, which comes as far as the data; three are refused before."""
+    """None is one process on the CPU, which comes as far as the data; three are three processes,
+    and two images a step too few for them."""
     args = ["--config-file", CONFIG, "--num-gpus", gpus, *tiny_overrides]
     args += ["OUTPUT_DIR", str(tmp_path), "DATASETS.TRAIN", "()"]
     monkeypatch.setattr(sys, "argv", ["train_net.py", *args])

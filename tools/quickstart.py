@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"Training {args.config_file}; everything else that is said goes to {output}/console.txt")
     start = time.perf_counter()
     with (output / "console.txt").open("w") as console, contextlib.redirect_stdout(console):
-        cfg = setup(argparse.Namespace(**vars(args), num_gpus=1, eval_only=False))
+        cfg = setup(argparse.Namespace(**vars(args), eval_only=False))
         results = train(cfg)
         minutes = (time.perf_counter() - start) / 60
         save_png(str(grid), draw_predictions(cfg, args.pictures, args.min_score))

@@ -174,7 +174,17 @@ def is_due(iteration: int, max_iter: int, period: int) -> bool:
     return iteration + 1 == max_iter or (period > 0 and (iteration + 1) % period == 0)
 
 
-class EvalAfterStep(hooks.EvalHook):
+class EvalUnlessFailed(hooks.EvalHook):
+    """Detectron2's hook, which evaluates at the end of a training even if its last step has failed:
+    after that, other processes would not take part."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter < self.trainer.max_iter:
+            self._eval_after_train = False
+        super().after_train()
+
+
+class EvalAfterStep(EvalUnlessFailed):
     """Detectron2's hook, but the last evaluation is after the last step, as the others are, and not
     after the training: what follows from it can be part of the last checkpoint."""
 

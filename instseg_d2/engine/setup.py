@@ -1,6 +1,7 @@
 """From the command line to a frozen config, with everything checked that can be at once."""
 
 import argparse
+import logging
 import os
 
 from detectron2.config import CfgNode
@@ -15,7 +16,10 @@ from ..errors import ConfigError
 from ..families import FAMILY_PACKAGES, family_of
 from ..model_zoo import find_config_file
 from ..modeling import check_device
+from ..processes import in_words
 from .quiet_terminal import hide_tracebacks
+
+logger = logging.getLogger(__name__)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -33,7 +37,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         DeviceError: see :func:`instseg_d2.modeling.check_device`.
     """
     cfg = load_config(args.config_file, args.opts)
-    check_device(cfg, args.num_gpus)
+    check_device(cfg)
     family = family_of(cfg)
     if family is not None and args.eval_only:
         family.prepare_eval_only(cfg)
@@ -47,6 +51,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     for name in ("instseg_d2", *FAMILY_PACKAGES):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     default_setup(cfg, args)
+    if comm.get_world_size() > 1:
+        logger.info("Running in %s.", in_words())
     if not getattr(args, "debug", False):
         hide_tracebacks(("detectron2", "fvcore", "instseg_d2", *FAMILY_PACKAGES))
     if own_data is not None:

@@ -1,7 +1,6 @@
 """Detectron2's ``DefaultTrainer`` for the model families of this project."""
 
 import logging
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,9 @@ from detectron2.data.catalog import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..atomic_file import remove_leftovers
@@ -42,7 +43,14 @@ from .nonfinite import StepGuard, check_nonfinite
 from .pictures import DrawBatches
 from .progress import ProgressBar
 from .run_report import log_schedule
-from .selection import EndableLoop, EndAtMaxIter, EvalAfterStep, Selection, check_selection
+from .selection import (
+    EndableLoop,
+    EndAtMaxIter,
+    EvalAfterStep,
+    EvalUnlessFailed,
+    Selection,
+    check_selection,
+)
 from .stop_signals import StopOnSignal
 
 logger = logging.getLogger(__name__)
@@ -71,20 +79,32 @@ class Trainer(DefaultTrainer, EndableLoop):
         check_selection(cfg)
         check_nonfinite(cfg)
         check_test_datasets(cfg)
-        with warnings.catch_warnings():
-            # Of the loop that Detectron2 makes for mixed precision, which is for CUDA alone.
-            warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.GradScaler")
-            super().__init__(cfg)
-        log_schedule(self.cfg, self._num_images)
-        self._trainer = self._build_loop()
-        # After DefaultTrainer has registered it with this trainer: it reads the one it has last.
+        # Not DefaultTrainer's, whose processes and loop for mixed precision are for CUDA alone.
+        super(DefaultTrainer, self).__init__()
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        log_schedule(cfg, self._num_images)
+        self._trainer = self._build_loop(exchanging_gradients(model), data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+        # After it was registered with this trainer: it reads the one it has last.
         self._trainer.register_hooks([self._gradient_norm])
 
-    def _build_loop(self) -> MixedPrecisionTrainer:
+    def _build_loop(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict[str, Any]]],
+        optimizer: torch.optim.Optimizer,
+    ) -> MixedPrecisionTrainer:
         """What takes the steps, in mixed precision or not."""
         cfg = self.cfg
         num_batches, is_mixed = cfg.SOLVER.ACCUMULATE_STEPS, cfg.SOLVER.AMP.ENABLED
-        args = (self.model, self.data_loader, self.optimizer)
+        args = (model, data_loader, optimizer)
         kwargs: dict[str, Any] = {
             "device_type": torch.device(cfg.MODEL.DEVICE).type,
             "dtype": amp_dtype(cfg) if is_mixed else torch.float32,
@@ -94,8 +114,8 @@ class Trainer(DefaultTrainer, EndableLoop):
         else:
             loop = AccumulatingTrainer(*args, num_batches=num_batches, **kwargs)
         loop.guard = StepGuard(
-            self.model,
-            self.optimizer,
+            model,
+            optimizer,
             action=cfg.SOLVER.ON_NONFINITE,
             max_skips=cfg.SOLVER.MAX_NONFINITE_SKIPS,
             output_dir=cfg.OUTPUT_DIR,
@@ -107,8 +127,8 @@ class Trainer(DefaultTrainer, EndableLoop):
 
     def build_hooks(self) -> list[HookBase | None]:
         cfg = self.cfg
-        # DefaultTrainer has just made its own checkpointer and is about to hand it to the hooks.
-        model = self.checkpointer.model
+        is_wrapped = isinstance(self.model, DistributedDataParallel)
+        model = self.model.module if is_wrapped else self.model
         self._ema = WeightAverage(model, cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
         self.checkpointer = InstSegCheckpointer(
             self.model,
@@ -140,7 +160,7 @@ class Trainer(DefaultTrainer, EndableLoop):
         defaults.insert(place, stop.before_evaluation)
         place += 1
         if not cfg.TEST.BEST.METRIC:
-            defaults[place] = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: this.evaluate())
+            defaults[place] = EvalUnlessFailed(cfg.TEST.EVAL_PERIOD, lambda: this.evaluate())
             return [*defaults, stop]
         periodic = [hook for hook in defaults if isinstance(hook, hooks.PeriodicCheckpointer)]
         self._selection = Selection(
@@ -273,6 +293,16 @@ class Trainer(DefaultTrainer, EndableLoop):
         if family is not None and family.build_evaluator is not None:
             return family.build_evaluator(cfg, dataset_name)
         return build_evaluator(cfg, dataset_name)
+
+
+def exchanging_gradients(model: nn.Module) -> nn.Module:
+    """The model, wrapped so that several processes take the mean of their gradients."""
+    if comm.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    return DistributedDataParallel(
+        model, device_ids=None if device.type == "cpu" else [device], broadcast_buffers=False
+    )
 
 
 def training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:

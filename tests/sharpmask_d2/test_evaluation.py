@@ -33,7 +33,7 @@ def test_patches_while_training_and_proposals_afterwards(
     value: str, eval_only: bool, evaluator: type, tiny_overrides: list[str], tmp_path: Path
 ) -> None:
     opts = [*tiny_overrides, "MODEL.SHARP_MASK.EVALUATION", value, "OUTPUT_DIR", str(tmp_path)]
-    cfg = setup(Namespace(config_file=CONFIG, opts=opts, eval_only=eval_only, num_gpus=1))
+    cfg = setup(Namespace(config_file=CONFIG, opts=opts, eval_only=eval_only))
     assert isinstance(Trainer.build_evaluator(cfg, "shapes_val"), evaluator)
     (sample, *_) = next(iter(Trainer.build_test_loader(cfg, "shapes_val")))
     assert ("kind" in sample) == (evaluator is PatchEvaluator)

@@ -89,16 +89,25 @@ def test_unknown_or_no_items_are_refused(items: tuple[str, ...]) -> None:
         criterion(items=items)
 
 
-def test_the_number_of_instances_is_the_mean_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instances_and_matches_are_means_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a second process had 5 instances where this one has 1: both divide by 3."""
     predictions, gt = outputs(), [ground_truth(1), ground_truth(0)]
     alone = criterion()(predictions, gt, PADDED)
-    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda total: total.add_(5))
+    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda counts: [counts, (0, 5)])
     together = criterion()(predictions, gt, PADDED)
-    for name in ("loss_ce", "loss_dice"):
-        torch.testing.assert_close(together[name], alone[name] / 3)
-    torch.testing.assert_close(together["loss_mask"], alone["loss_mask"])
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value / 3)
+
+
+def test_ranks_without_instances_count_as_one_instance_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each divides by half of it: so the mean over both is what one process has."""
+    predictions, gt = outputs(), [ground_truth(0), ground_truth(0)]
+    alone = criterion()(predictions, gt, PADDED)
+    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda counts: [counts, (0, 0)])
+    together = criterion()(predictions, gt, PADDED)
+    torch.testing.assert_close(together["loss_ce"], alone["loss_ce"] * 2)
 
 
 def test_focal_gamma_zero_is_cross_entropy() -> None:
