@@ -19,7 +19,8 @@ PROGRAMS = [
     "train_net.py",
     *(f"tools/{path.name}" for path in sorted((REPO / "tools").glob("*.py"))),
 ]
-OTHER_PROGRAMS = ("pip ", "python -m", "tensorboard ", "trtexec ")
+OTHER_PROGRAMS = ("pip ", "python -m", "srun ", "tensorboard ", "torchrun ", "trtexec ")
+OTHER_OPTIONS = {"--max-restarts", "--signal"}  # torchrun's and SLURM's
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -70,11 +71,18 @@ def test_commands_name_programs_and_options_that_exist(
 def test_options_that_the_text_names_are_of_some_program(
     page: Path, options_of: Callable[[str], set[str]]
 ) -> None:
-    known = {option for program in PROGRAMS for option in options_of(program)}
-    for command in re.findall(r"`([^`\n]+)`", _without_blocks(page.read_text())):
+    known = OTHER_OPTIONS.union(*(options_of(program) for program in PROGRAMS))
+    for command in re.findall(r"`([^`]+)`", _without_blocks(page.read_text())):
         if not command.startswith(OTHER_PROGRAMS):
             for option in re.findall(r"(?<!\S)--[a-z][a-z-]+", command):
                 assert option in known, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    tests = [f"/{path.relative_to(REPO)}" for path in (REPO / "tests").rglob("test_*.py")]
+    for name in re.findall(r"[\w/]*\btest_\w+\.py", page.read_text()):
+        assert any(path.endswith(f"/{name}") for path in tests), name
 
 
 def test_every_program_is_in_some_page() -> None:
@@ -106,7 +114,7 @@ def _without_blocks(text: str) -> str:
 
 def _commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """Program and options of every command line, in blocks and between backticks."""
-    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines += [line.replace("\n", " ") for line in re.findall(r"`([^`]+)`", _without_blocks(text))]
     for line in lines:
