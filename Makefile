@@ -42,7 +42,8 @@ demo-proposals: setup  ## DeepMask, SharpMask, proposals, Fast R-CNN on them; ag
 	$(VENV_PYTHON) tools/quickstart_proposals.py $(ARGS)
 
 test: setup  ## Run all tests; options for pytest: make test ARGS="-m 'not slow'"
-	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	  --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## Check style and types
 	$(VENV_PYTHON) -m ruff check .

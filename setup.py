@@ -67,7 +67,7 @@ EXTRAS_REQUIRE = {
         "mypy>=1.11",
         "pytest>=8",
         "pytest-timeout>=2.2",
-        "pytest-xdist>=3.5",  # make test: as many processes as there are cores
+        "pytest-xdist>=3.7",  # make test: as many processes as there are cores
         "ruff>=0.6",
         # An independent reader of Torch7's files.
         "torchfile>=0.1",

@@ -75,8 +75,7 @@ RULES = {
     "SOLVER.CHECKPOINT_PERIOD": COUNT,
     "DATALOADER.NUM_WORKERS": FROM_ZERO,
     "DATALOADER.SAMPLER_TRAIN": _one_of(
-        "TrainingSampler", "RepeatFactorTrainingSampler", "WeightedTrainingSampler",
-        "WeightedCategoryTrainingSampler", "RandomSubsetTrainingSampler",
+        "TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"
     ),
     "INPUT.FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MIN_SIZE_TRAIN": SIDES,

@@ -121,11 +121,15 @@ class PartFile:
 
     def close(self) -> None:
         """Close the file, which stays."""
-        self._file.close()
+        if not self._file.closed:
+            with contextlib.suppress(OSError):  # as in _lock
+                # Closing alone leaves the lock to a child that has not come to close its own yet.
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.close()
 
     def remove(self) -> None:
         """Close and remove the file."""
-        self._file.close()
+        self.close()
         self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> PartFile:
@@ -141,7 +145,7 @@ _OPEN: weakref.WeakSet[PartFile] = weakref.WeakSet()
 def _close_in_child() -> None:
     """The workers of a data loader would keep the lock of a process that has ended."""
     for part in list(_OPEN):
-        part.close()
+        part._file.close()  # not close(), which would take the lock from the parent
 
 
 os.register_at_fork(after_in_child=_close_in_child)

@@ -45,9 +45,18 @@ def usage() -> Usage:
 
 
 def child_pids() -> list[int]:
-    """Of all processes that this one started and that have not ended."""
+    """Of all processes that this one started and that have not ended, but Python's own tracker of
+    shared memory, which lives as long as this one."""
     tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    pids = [pid for task in tasks for pid in (task / "children").read_text().split()]
+    return [int(pid) for pid in pids if b"resource_tracker" not in _command_of(pid)]
+
+
+def _command_of(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def _resident_bytes() -> int:

@@ -157,6 +157,7 @@ def measure(
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.JOIN_FROZEN_NORMS = False  # papers count norms apart
     model = build_model(cfg).eval()
     network = NETWORKS[architecture](model)
     patch_size = getattr(network, "input_size", None)

@@ -23,6 +23,7 @@ from detectron2.data.build import _train_loader_from_config
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import DataError
 from ..seeding import Purpose, random_numbers_of
@@ -107,8 +108,12 @@ class TrainingLoader(Iterable[Batch]):
             generator=torch.Generator(),  # else it draws a number from that of the training
         )
         stream = iter(images)
-        while True:
-            yield list(itertools.islice(stream, size))
+        try:
+            while True:
+                yield list(itertools.islice(stream, size))
+        finally:  # the traceback of an error, where somebody keeps it, would keep the workers
+            if isinstance(stream, _MultiProcessingDataLoaderIter):
+                stream._shutdown_workers()
 
     def _places(self, batch_size: int) -> Iterator[Place]:
         """Those of this process, batch after batch."""

@@ -275,8 +275,7 @@ CASES = [
         "DATALOADER.SAMPLER_TRAIN",
         "RandomSampler",
         "DATALOADER.SAMPLER_TRAIN is 'RandomSampler'; it must be 'TrainingSampler', "
-        "'RepeatFactorTrainingSampler', 'WeightedTrainingSampler', "
-        "'WeightedCategoryTrainingSampler' or 'RandomSubsetTrainingSampler'",
+        "'RepeatFactorTrainingSampler' or 'RandomSubsetTrainingSampler'",
     ),
     value(
         "a negative number of workers",

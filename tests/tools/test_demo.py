@@ -145,6 +145,7 @@ class FakeCapture:
 
 def test_a_camera_until_ctrl_c(sparseinst, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("instseg_d2.demo.video.cv2.VideoCapture", FakeCapture)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
     config, overrides = sparseinst
     out = tmp_path / "out"
     main(["--config-file", config, "--webcam", "--output", str(out), "--write", "overlay,json",

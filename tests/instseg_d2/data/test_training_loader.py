@@ -192,5 +192,7 @@ def test_an_image_that_the_mapper_passes_over_is_replaced() -> None:
 
 
 def test_an_unknown_sampler_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'Sampler'; known are TrainingSampler, "):
-        loader_of(**{"DATALOADER.SAMPLER_TRAIN": "Sampler"})
+    cfg = config()
+    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
+    with pytest.raises(ConfigError, match="'WeightedTrainingSampler'; known are TrainingSampler, "):
+        build_training_loader(cfg, records(), lambda record: record)
