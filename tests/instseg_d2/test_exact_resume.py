@@ -210,12 +210,12 @@ def test_a_process_that_is_killed_loses_nothing(
     how: Callable[..., None],
     when: int | None,
 ) -> None:
-    """The process is one of its own, forked, as importing Detectron2 anew takes seconds."""
+    """The process is one of its own; not forked from this one, whose autograd may have threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # other numbers of them round differently
     try:
         trainer_of(name, tiny_overrides, tmp_path / "whole").train()
-        process = multiprocessing.get_context("fork").Process(
+        process = multiprocessing.get_context("spawn").Process(
             target=train_and_die,
             args=(name, tiny_overrides, tmp_path / "parts", how, when or some_iteration()),
         )
