@@ -33,9 +33,9 @@ def recompute_first_stages(model: nn.Module) -> list[str]:
         if isinstance(module, ResNet):
             for name in FIRST_STAGES:
                 stage = getattr(module, name, None)
-                if isinstance(stage, nn.Module) and not _has_state(stage):
+                if isinstance(stage, nn.Module) and not _differs_if_run_twice(stage):
                     stage.forward = _Recomputed(stage)
-                    found.append(f"{prefix}.{name}".lstrip("."))
+                    found.append(f"{prefix}.{name}".removeprefix("."))
     return found
 
 
@@ -53,8 +53,8 @@ class _Recomputed:
         return checkpoint(forward, self._module, x, use_reentrant=False, preserve_rng_state=False)
 
 
-def _has_state(module: nn.Module) -> bool:
-    """Whether computing it twice is not the same as once: batch norms that learn, dropout."""
+def _differs_if_run_twice(module: nn.Module) -> bool:
+    """Whether there are batch norms that learn, or dropout."""
     return any(
         isinstance(part, _NormBase | nn.modules.dropout._DropoutNd)
         and not isinstance(part, FrozenBatchNorm2d)
