@@ -17,11 +17,14 @@ AS_IN_TRAINING = [
 RESULTS = Path("inference") / "coco_instances_results.json"
 
 
-def train_net(repo: Path, cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run ``train_net.py`` in the folder ``cwd``."""
+def train_net(
+    repo: Path, cwd: Path, *args: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``train_net.py`` in the folder ``cwd``, in this process's environment or another."""
     return subprocess.run(
         [sys.executable, str(repo / "train_net.py"), *args],
         cwd=cwd,
+        env=env,
         capture_output=True,
         text=True,
         check=False,
