@@ -62,8 +62,12 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
+    # Detectron2 reads LVIS, and Cityscapes is evaluated, with these.
+    "datasets": ["cityscapesscripts>=2.2", "lvis>=0.5.3"],
     "dev": [
+        "cityscapesscripts>=2.2",
         "hypothesis>=6.80",
+        "lvis>=0.5.3",
         "mypy>=1.11",
         "pytest>=8",
         "pytest-timeout>=2.2",

@@ -48,6 +48,8 @@ class FastCOCOEvaluator(COCOEvaluator):
             main process.
     """
 
+    results_file = RESULTS_FILE
+
     def __init__(
         self,
         dataset_name: str,
@@ -203,7 +205,7 @@ class FastCOCOEvaluator(COCOEvaluator):
     ) -> None:
         """Fill ``_results`` and ``figures``."""
         if self._output_dir:
-            path = os.path.join(self._output_dir, RESULTS_FILE)
+            path = os.path.join(self._output_dir, self.results_file)
             logger.info("Saving results to %s", path)
             write_results(path, (prediction["instances"] for prediction in predictions))
         if not self._do_evaluation:
@@ -213,8 +215,17 @@ class FastCOCOEvaluator(COCOEvaluator):
         areas = [area for prediction in predictions for area in prediction["mask_areas"]]
         image_ids = None if img_ids is None else list(img_ids)
         tasks = self._tasks or set().union(*(prediction["tasks"] for prediction in predictions))
+        self._evaluate_tasks(sorted(tasks), results, areas, image_ids)
+
+    def _evaluate_tasks(
+        self,
+        tasks: list[str],
+        results: list[dict[str, Any]],
+        areas: list[int],
+        image_ids: list[Any] | None,
+    ) -> None:
         truth = CocoTruth(self._coco_api.dataset)
-        for task in sorted(tasks):
+        for task in tasks:
             outcome = None
             if results:
                 outcome = self._evaluate_task(task, truth, results, areas, image_ids)

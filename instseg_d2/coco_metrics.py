@@ -157,18 +157,12 @@ class CocoTruth:
             DependencyError: the backend does not know boundaries.
         """
         backend = backend or default_backend()
-        if task == "bbox":
-            areas = [result["bbox"][2] * result["bbox"][3] for result in results]
-        else:
-            areas = list(
-                areas_of_masks or mask_areas([result["segmentation"] for result in results])
-            )
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Found annotation id 0")
+        areas = self._areas(results, task, areas_of_masks)
+        with silence():
             objects = list(self._numbered_annotations(task))
             found = self._numbered_results(results, areas, task)
             if task != "bbox":
-                _drop_lone_masks(found, objects)
+                drop_lone_masks(found, objects)
             if task == "boundary":
                 self._drop_loose_masks(found, objects)
             evaluator = backend.evaluator(
@@ -188,19 +182,31 @@ class CocoTruth:
     def _index(self, backend: Backend, annotations: list[dict[str, Any]]) -> Any:
         index = backend.index()
         index.dataset = {
-            "images": [
-                {
-                    "id": self._image_numbers[image["id"]],
-                    "height": image["height"],
-                    "width": image["width"],
-                }
-                for image in self._images
-            ],
-            "categories": [{"id": number} for number in self._categories.values()],
+            "images": list(self._image_entries()),
+            "categories": list(self._category_entries()),
             "annotations": annotations,
         }
         index.createIndex()
         return index
+
+    def _image_entries(self) -> Iterator[dict[str, Any]]:
+        for image in self._images:
+            yield {
+                "id": self._image_numbers[image["id"]],
+                "height": image["height"],
+                "width": image["width"],
+            }
+
+    def _category_entries(self) -> Iterator[dict[str, Any]]:
+        for number in self._categories.values():
+            yield {"id": number}
+
+    def _areas(
+        self, results: Sequence[Result], task: Task, areas_of_masks: Sequence[int] | None
+    ) -> list[float]:
+        if task == "bbox":
+            return [result["bbox"][2] * result["bbox"][3] for result in results]
+        return list(areas_of_masks or mask_areas([result["segmentation"] for result in results]))
 
     def _numbered_annotations(self, task: Task) -> Iterator[dict[str, Any]]:
         keys = ("area", "bbox") if task == "bbox" else ("area", "segmentation")
@@ -283,7 +289,15 @@ class CocoTruth:
             )
 
 
-def _drop_lone_masks(found: list[dict[str, Any]], objects: list[dict[str, Any]]) -> None:
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """The packages print how far they are; of annotations with the id 0 we warn ourselves."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found annotation id 0")
+        yield
+
+
+def drop_lone_masks(found: list[dict[str, Any]], objects: list[dict[str, Any]]) -> None:
     """Replace, in place, the masks that no overlap is computed of: no object of the same image and
     category is there. Reading the masks takes a good part of the evaluation's time."""
     occupied = {(entry["image_id"], entry["category_id"]) for entry in objects}

@@ -5,20 +5,18 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    DatasetEvaluator,
-    LVISEvaluator,
-)
+from detectron2.evaluation import DatasetEvaluator
 
+from .cityscapes_evaluator import CityscapesEvaluator
 from .coco_evaluator import FastCOCOEvaluator
 from .errors import ConfigError
 from .families import family_of
+from .lvis_evaluator import FastLVISEvaluator
 
 #: Evaluator type -> the package that its evaluation needs.
 PACKAGE_OF_EVALUATOR = {
     "coco": "pycocotools",
-    "lvis": "lvis",
+    "lvis": "faster-coco-eval",
     "cityscapes_instance": "cityscapesscripts",
 }
 
@@ -27,7 +25,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator of ``dataset_name``; results are written to ``OUTPUT_DIR/inference``.
 
     Models with masks are evaluated in boxes and masks, others in boxes; COCO-format data by
-    :class:`.FastCOCOEvaluator`, LVIS and Cityscapes by their own code.
+    :class:`.FastCOCOEvaluator`, LVIS by :class:`.FastLVISEvaluator`, Cityscapes by
+    the data set's own scripts.
 
     Raises:
         ConfigError: see :func:`check_evaluator`.
@@ -39,8 +38,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     if kind == "lvis":
         has_masks = family_of(cfg) is not None or cfg.MODEL.MASK_ON
         tasks = ("bbox", "segm") if has_masks else ("bbox",)
-        return LVISEvaluator(dataset_name, tasks=tasks, output_dir=output_dir)
-    return CityscapesInstanceEvaluator(dataset_name)
+        return FastLVISEvaluator(dataset_name, output_dir, tasks=tasks)
+    return CityscapesEvaluator(dataset_name)
 
 
 def check_evaluator(dataset_name: str) -> str:
@@ -57,7 +56,7 @@ def check_evaluator(dataset_name: str) -> str:
             f"MetadataCatalog.get({dataset_name!r}).set(evaluator_type='coco')."
         )
     package = PACKAGE_OF_EVALUATOR[kind]
-    if importlib.util.find_spec(package) is None:
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
         raise ConfigError(
             f"evaluating {dataset_name!r} needs the package {package}: pip install {package}"
         )

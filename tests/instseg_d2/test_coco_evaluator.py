@@ -22,34 +22,8 @@ from instseg_d2.coco_evaluator import RESULTS_FILE, FastCOCOEvaluator, write_res
 from instseg_d2.coco_metrics import PYCOCOTOOLS
 from instseg_d2.errors import ConfigError
 from instseg_d2.rle_masks import RLEMasks
-from tests.coco_cases import RICH, Case, random_case
-
-Outputs = dict[Any, Instances]
-"""Image id -> what a model found."""
-
-
-def instances_of(case: Case) -> Outputs:
-    dataset, results = case
-    indices = {
-        key: index
-        for index, key in enumerate(sorted(entry["id"] for entry in dataset["categories"]))
-    }
-    outputs = {}
-    for image in dataset["images"]:
-        own = [result for result in results if result["image_id"] == image["id"]]
-        instances = Instances((image["height"], image["width"]))
-        boxes = torch.tensor([result["bbox"] for result in own]).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        instances.pred_boxes = Boxes(boxes)
-        instances.scores = torch.tensor([result["score"] for result in own])
-        instances.pred_classes = torch.tensor(
-            [indices[result["category_id"]] for result in own], dtype=torch.int64
-        )
-        masks = [mask_util.decode(result["segmentation"]) for result in own]
-        stacked = np.stack(masks) if masks else np.zeros((0, *instances.image_size))
-        instances.pred_masks = torch.from_numpy(stacked.astype(bool))
-        outputs[image["id"]] = instances
-    return outputs
+from tests.coco_cases import RICH, random_case
+from tests.coco_outputs import assert_same, instances_of, process, run
 
 
 def register(dataset: dict[str, Any], folder: Path, name: str) -> str:
@@ -73,25 +47,6 @@ def registered(tmp_path: Path) -> Iterator[Any]:
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-
-
-def process(evaluator: COCOEvaluator, outputs: Outputs, field: str = "instances") -> COCOEvaluator:
-    evaluator.reset()
-    for image_id, found in outputs.items():
-        evaluator.process([{"image_id": image_id}], [{field: found}])
-    return evaluator
-
-
-def run(evaluator: COCOEvaluator, outputs: Outputs) -> dict[str, dict[str, float]]:
-    results: dict[str, dict[str, float]] = process(evaluator, outputs).evaluate()
-    return results
-
-
-def assert_same(results: dict[str, dict[str, float]], wanted: dict[str, dict[str, float]]) -> None:
-    assert results.keys() == wanted.keys()
-    for task, numbers in results.items():
-        assert numbers == pytest.approx(wanted[task], rel=0, abs=1e-9, nan_ok=True)
-        assert list(numbers) == list(wanted[task])
 
 
 @pytest.mark.parametrize("seed", [1, 2, 5, RICH])

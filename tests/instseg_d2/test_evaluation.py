@@ -50,8 +50,9 @@ def test_lvis_is_evaluated_in_masks_if_the_model_has_any(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     MetadataCatalog.get("data_lvis").evaluator_type = "lvis"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: "installed")
-    monkeypatch.setattr("instseg_d2.evaluation.LVISEvaluator", lambda name, **options: options)
+    monkeypatch.setattr(
+        "instseg_d2.evaluation.FastLVISEvaluator", lambda name, folder, **options: options
+    )
     cfg = cfg_for(tmp_path)
     cfg.MODEL.merge_from_list([part for pair in settings.items() for part in pair])
     assert build_evaluator(cfg, "data_lvis")["tasks"] == tasks
@@ -67,7 +68,8 @@ def test_unknown_evaluator_types_are_explained(tmp_path: Path, kind: str | None)
 
 
 @pytest.mark.parametrize(
-    ("kind", "package"), [("lvis", "lvis"), ("cityscapes_instance", "cityscapesscripts")]
+    ("kind", "package"),
+    [("lvis", "faster-coco-eval"), ("cityscapes_instance", "cityscapesscripts")],
 )
 def test_a_missing_package_is_named(
     tmp_path: Path, kind: str, package: str, monkeypatch: pytest.MonkeyPatch
