@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from .batching import in_batches
-from .data.embedded import drawing_metadata, register_embedded_data
+from .data.config_datasets import drawing_metadata, register_config_datasets
 from .errors import ConfigError, DataError
 from .image_sources import Image, NamedImage, named_images
 from .modeling import build_inference_model
@@ -131,7 +131,7 @@ class BatchPredictor:
             if value < least:
                 raise ConfigError(f"{name} is {value}, but must be at least {least}")
         self.preprocess: Preprocess = ImagePreprocessor.from_config(cfg)
-        register_embedded_data(cfg)
+        register_config_datasets(cfg)
         self.model = build_inference_model(cfg)
         self.metadata = drawing_metadata(cfg)
         self.clock = StageClock(cfg.MODEL.DEVICE)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
-from .data.embedded import drawing_metadata, register_embedded_data
+from .data.config_datasets import drawing_metadata, register_config_datasets
 from .image_sources import named_images
 from .modeling import build_inference_model
 from .preprocessing import ImagePreprocessor
@@ -32,7 +32,7 @@ class Predictor:
             WeightsError: the weights cannot be loaded or belong to another config.
             DeviceError: ``MODEL.DEVICE`` is not there.
         """
-        register_embedded_data(cfg)
+        register_config_datasets(cfg)
         self.model = build_inference_model(cfg)
         self.metadata = drawing_metadata(cfg)
         self._preprocess = ImagePreprocessor.from_config(cfg)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.families import config_value, family_of
 from instseg_d2.model_zoo import config_names, get_config
@@ -13,7 +13,7 @@ from instseg_d2.modeling import build_model
 def test_config_builds(name: str) -> None:
     cfg = get_config(name)
     cfg.MODEL.DEVICE = "cpu"
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     model = build_model(cfg)
     assert any(parameter.requires_grad for parameter in model.parameters())
     Trainer.build_optimizer(cfg, model)

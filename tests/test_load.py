@@ -18,7 +18,7 @@ from detectron2.engine import HookBase
 
 from instseg_d2.batch_predictor import BatchPredictor
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.modeling import build_model
 from instseg_d2.predictor import Predictor
@@ -180,7 +180,7 @@ def trained(overrides: list[str], config: str, folder: Path, watch: Watch) -> No
     }
     pairs = [str(part) for pair in own.items() for part in pair]
     cfg = load_config(config, [*overrides, *pairs])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     folder.mkdir()
     trainer = Trainer(cfg)
     trainer.register_hooks([watch])

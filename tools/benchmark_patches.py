@@ -19,7 +19,7 @@ from tabulate import tabulate
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import load_checked_dataset, read_image
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from sharpmask_d2.dataset_mapper import PatchMapper
 from sharpmask_d2.patch_crop import GREY
 from sharpmask_d2.patch_entries import FixedPatches, testing_entries
@@ -40,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with one_line_errors(args):
         cfg = load_config(args.config_file, args.opts)
-        register_embedded_data(cfg)
+        register_config_datasets(cfg)
         cfg.MODEL.SHARP_MASK.SAMPLING.TEST_PATCHES = args.patches
         mappers = {"sharpmask_d2": PatchMapper(cfg), "naive": NaiveMapper(cfg)}
         patches = patches_of(cfg, mappers["sharpmask_d2"])

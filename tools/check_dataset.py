@@ -28,7 +28,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive, whole
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import load_registered
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.dataset_check.check import CheckedData, check_dataset
 from instseg_d2.dataset_check.codes import KINDS
 from instseg_d2.dataset_check.pictures import choose_images, samples_of
@@ -101,7 +101,7 @@ def find_data(args: argparse.Namespace) -> tuple[str, str | None]:
     if args.json:
         json_file, image_root = args.json, args.images
     else:
-        register_embedded_data(load_config("", args.opts))
+        register_config_datasets(load_config("", args.opts))
         if args.dataset not in DatasetCatalog:
             load_registered(args.dataset)  # says what names there are
         metadata = MetadataCatalog.get(args.dataset)

@@ -21,7 +21,7 @@ from torch import nn
 
 from instseg_d2.command_line import new_parser, one_line_errors
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.image_sources import NamedImage
 from instseg_d2.modeling import build_trained_model
 from instseg_d2.preprocessing import ImagePreprocessor
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 def load(config: str, weights: str, image: str | None) -> tuple[CfgNode, nn.Module, np.ndarray]:
     """The config, the trained model, and the image, uint8 RGB."""
     cfg = load_config(config, ["MODEL.WEIGHTS", weights])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     model = build_trained_model(cfg)
     path = image or DatasetCatalog.get("shapes_val")[IMAGES[config] - 1]["file_name"]
     return cfg, model, np.ascontiguousarray(NamedImage(path, path).read()[:, :, ::-1])

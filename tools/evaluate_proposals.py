@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.data.proposal_files import read_proposal_file
 from instseg_d2.errors import DataError
 from sharpmask_d2.proposal_recall import ProposalRecall
@@ -77,7 +77,7 @@ def ground_truth(args: argparse.Namespace) -> GroundTruth:
     """The objects to be found."""
     if args.annotations:
         return read_ground_truth(args.annotations)
-    register_embedded_data(load_config("", args.opts))
+    register_config_datasets(load_config("", args.opts))
     return dataset_ground_truth(args.dataset)
 
 

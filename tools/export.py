@@ -15,7 +15,7 @@ from pathlib import Path
 
 from instseg_d2.command_line import add_overrides, fraction, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.errors import ConfigError
 from instseg_d2.export.formats import FORMATS, check_libraries
 from instseg_d2.export.parts import check_part_format, export_parts
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
             "MODEL.WEIGHTS is empty: name a checkpoint, for example "
             "MODEL.WEIGHTS output/model_final.pth"
         )
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     settings = ExportSettings(
         top_k=args.top_k,
         precision=args.precision,

@@ -24,7 +24,7 @@ from detectron2.data import DatasetMapper
 
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.data.image_records import load_images
 from instseg_d2.data.proposal_answers import Mapper
 from instseg_d2.data.proposal_making import Made, Making, make_parts
@@ -126,7 +126,7 @@ def shard(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> Made:
     """Make the proposals of this shard, and the files if it was the last."""
     cfg = load_config(args.config_file, args.opts)
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError(
             "MODEL.WEIGHTS is empty: name a checkpoint, for example "

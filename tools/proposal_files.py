@@ -18,7 +18,7 @@ from instseg_d2.command_line import new_parser, one_line_errors, positive, whole
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import read_image
 from instseg_d2.data.coco_json import check_coco_json, read_coco_json
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.data.image_records import load_images
 from instseg_d2.data.proposal_checks import check_proposals
 from instseg_d2.data.proposal_convert import Conversion, convert_files
@@ -118,7 +118,7 @@ def images_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The images' dicts, in Detectron2's data set format."""
     if args.annotations:
         return annotated_images(args.annotations)
-    register_embedded_data(load_config("", args.opts))
+    register_config_datasets(load_config("", args.opts))
     return load_images(args.dataset)
 
 

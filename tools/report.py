@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 
 from instseg_d2.command_line import add_overrides, fraction, new_parser, one_line_errors, whole
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.errors import ConfigError
 from instseg_d2.families import family_of
 from instseg_d2.html_page import write_page
@@ -112,7 +112,7 @@ def config_of(args: argparse.Namespace, folder: RunFolder | None) -> CfgNode | N
     """What the results were made with, or None; embedded data is registered in any case."""
     path = args.config_file or (folder.config if folder else None)
     cfg = load_config(path or "", args.opts)
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     return cfg if path else None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.errors import ConfigError
 from instseg_d2.visualize import save_png
 from sharpmask_d2 import FAMILY
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
             f"MODEL.META_ARCHITECTURE is {architecture!r}; patches are of "
             f"{' and '.join(FAMILY.meta_architectures)}"
         )
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     save_png(args.output, draw_held_out_patches(cfg, args.count))
     print(f"Pictures (patch, true mask, predicted masks): {args.output}")

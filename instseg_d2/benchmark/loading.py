@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
 
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.errors import DataError
 from sparseinst_d2.dataset_mapper import build_mapper
 
@@ -50,7 +50,7 @@ def first_records(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
     Raises:
         DataError: see :func:`data_loading`.
     """
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     records: list[dict[str, Any]] = []
     for name in cfg.DATASETS.TRAIN:
         records += [record for record in DatasetCatalog.get(name) if record["annotations"]]

@@ -1,4 +1,4 @@
-"""Data sets: the embedded shapes."""
+"""Data sets: the embedded shapes, the user's own, and what is checked of any."""
 
 from instseg_d2.data.shapes import CLASS_NAMES, ShapeInstance, ShapesSpec, render_image
 from instseg_d2.data.shapes_dataset import ensure_shapes, register_shapes

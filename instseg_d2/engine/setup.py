@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
-from ..data.embedded import register_embedded_data
+from ..data.config_datasets import register_config_datasets
 from ..data.own import register_own_data
 from ..errors import ConfigError
 from ..families import FAMILY_PACKAGES, family_of
@@ -42,7 +42,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if family is not None and args.eval_only:
         family.prepare_eval_only(cfg)
     own_data = register_own_data(cfg, for_training=not args.eval_only, keep=args.opts[::2])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     cfg.freeze()
     if args.config_file:  # Detectron2 logs the file; ours may have been given by name
         path = str(find_config_file(args.config_file))

@@ -12,7 +12,7 @@ from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.engine.accumulation import AccumulatingTrainer, SplitBatches
 from instseg_d2.engine.amp import MixedPrecisionTrainer
@@ -161,7 +161,7 @@ def test_a_step_of_no_batch_is_refused() -> None:
 
 def tiny_config(overrides: list[str], *more: str) -> CfgNode:
     cfg = load_config("sparseinst/sparse_inst_r50_giam", [*overrides, *more])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     return cfg
 
 

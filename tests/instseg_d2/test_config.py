@@ -8,7 +8,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 from instseg_d2.checkpoint import LoadOptions
 from instseg_d2.config import known_keys, load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.data.training_order import sampler_builder
 from instseg_d2.engine.averaging import check_averaging
 from instseg_d2.engine.nonfinite import check_nonfinite
@@ -122,7 +122,7 @@ def reads_of(cfg: CfgNode, patch: pytest.MonkeyPatch) -> set[str]:
         family.reads_annotation_file(cfg)
     LoadOptions.from_config(cfg)
     InferenceOptions.from_config(cfg)
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     log_schedule(cfg, 1)
     is_resumable(cfg, DatasetEvaluator())
     sampler_builder(cfg, [])

@@ -17,7 +17,7 @@ from detectron2.utils.env import seed_all_rng
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.engine.amp import MixedPrecisionTrainer
 from instseg_d2.engine.exact_resume import ExactResume
@@ -86,7 +86,7 @@ def trainer_of(name: str, overrides: list[str], folder: Path) -> KillableTrainer
     """A training of a case that goes on from the folder, or begins with the same weights."""
     config, changes = CASES[name]
     cfg = load_config(config, [*overrides, *COMMON, *changes, "OUTPUT_DIR", str(folder)])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     # The first weights and, without SEED, all that follows; what is resumed must not depend on it.
     is_new = not (folder / "last_checkpoint").exists()
     seed_all_rng(1 if is_new else random.SystemRandom().randrange(2**31))

@@ -5,7 +5,7 @@ import pytest
 import train_net
 from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.errors import WeightsError
 from instseg_d2.modeling import build_model
@@ -51,7 +51,7 @@ def train(cfg):
 @pytest.mark.parametrize("program", [predict, evaluate, train])
 def test_every_program_heeds_the_options(strange_file, monkeypatch, program):
     monkeypatch.setattr(Trainer, "test", lambda cfg, model: {})
-    register_embedded_data(strange_file)
+    register_config_datasets(strange_file)
     with pytest.raises(WeightsError, match="is refused"):
         program(strange_file)
     strange_file.MODEL.LOADING.TRUST_FILE = True

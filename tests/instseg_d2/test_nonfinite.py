@@ -14,7 +14,7 @@ from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.engine.nonfinite import StepGuard, check_nonfinite
 from instseg_d2.engine.replay import FORMAT, StepRecord, replay, replay_with
@@ -237,7 +237,7 @@ class SpoiledTrainer(Trainer):
 def spoiled_training(overrides: list[str], output: Path, *more: str) -> SpoiledTrainer:
     cfg = load_config("sparseinst/sparse_inst_r50_giam", [*overrides, *more])
     cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(output), ()
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     trainer = SpoiledTrainer(cfg)
     trainer.resume_or_load(resume=True)
     return trainer

@@ -15,7 +15,7 @@ from torch import nn
 
 from instseg_d2.coco_evaluator import FastCOCOEvaluator
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine.resumed_evaluation import evaluate_resumably
 from instseg_d2.errors import DataError, user_message
 from instseg_d2.modeling import build_model
@@ -29,7 +29,7 @@ PART = Path("inference") / "shapes_val.rank0.part"
 def cfg(tiny_overrides: list[str], tmp_path: Path) -> CfgNode:
     own = ["DATASETS.SHAPES.SEED", "8", "OUTPUT_DIR", str(tmp_path / "out")]  # images of its own
     cfg = load_config("sparseinst/sparse_inst_r50_giam", [*tiny_overrides, *FIND_SOMETHING, *own])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     return cfg
 
 

@@ -16,7 +16,7 @@ from torch.multiprocessing import spawn
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer, stop_signals
 from instseg_d2.engine.stop_signals import StopOnSignal
 from instseg_d2.signals import SIGNALS, forwarded_signals, outlive_one_signal
@@ -155,7 +155,7 @@ def work(ready: Any) -> None:
 
 def test_workers_of_evaluations_outlive_it_too(tiny_overrides: list[str]) -> None:
     cfg = load_config("sparseinst/sparse_inst_r50_giam", tiny_overrides)
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     loader = Trainer.build_test_loader(cfg, "shapes_val")
     assert loader.worker_init_fn is outlive_one_signal
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer, setup
 from instseg_d2.errors import ConfigError
 from instseg_d2.modeling import build_model
@@ -41,7 +41,7 @@ def test_patches_while_training_and_proposals_afterwards(
 
 def test_another_value_is_refused(tiny_overrides: list[str]) -> None:
     cfg = load_config(CONFIG, [*tiny_overrides, "MODEL.SHARP_MASK.EVALUATION", "boxes"])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     with pytest.raises(ConfigError, match=r"EVALUATION is 'boxes'.*auto, patches, proposals"):
         Trainer.build_test_loader(cfg, "shapes_val")
 

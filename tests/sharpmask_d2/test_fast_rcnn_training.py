@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.errors import UserError
 
@@ -44,7 +44,7 @@ def write_proposals(folder: Path, cfg: CfgNode) -> list[str]:
     Returns:
         the overrides that name them.
     """
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     random = np.random.default_rng(0)
     overrides = []
     for split in ("TRAIN", "TEST"):
@@ -115,7 +115,7 @@ def test_data_and_proposals_must_fit(
     changes: list[str], message: str, overrides: list[str]
 ) -> None:
     cfg = load_config("quickstart/fast_rcnn_shapes", [*overrides, *changes])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     with pytest.raises(UserError, match=message):
         Trainer.build_train_loader(cfg)
 

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.errors import WeightsError
 from instseg_d2.weights.convert import Options, convert_file
@@ -27,7 +27,7 @@ FirstStage = Callable[[str], Path]
 def config(name: str, tiny: list[str], output: Path, *more: str) -> CfgNode:
     own = ["SOLVER.MAX_ITER", str(ITERATIONS), "SOLVER.BASE_LR", "0.01", "OUTPUT_DIR", str(output)]
     cfg = load_config(f"sharpmask/{name}", [*tiny, *own, *more])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     cfg.freeze()
     return cfg
 

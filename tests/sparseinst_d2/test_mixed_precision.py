@@ -8,7 +8,7 @@ from detectron2.structures import BitMasks, Instances
 from torch import Tensor, nn
 
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer
 from instseg_d2.modeling import build_model
 
@@ -109,7 +109,7 @@ def train(
     config, overrides = MODELS[name]
     own = ["OUTPUT_DIR", str(output), "MODEL.DEVICE", device, "DATASETS.TEST", "()", *more]
     cfg = load_config(config, [*tiny_overrides, *overrides, "SOLVER.AMP.ENABLED", "True", *own])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     cfg.freeze()
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.build import load_proposals_into_dataset
 
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.data.proposal_checks import check_proposals
 from instseg_d2.data.proposal_files import read_proposal_file
 from instseg_d2.modeling import build_model
@@ -47,7 +47,7 @@ def tiny(tiny_overrides):
 @pytest.fixture(scope="module")
 def dataset(tiny):
     """The dicts of ``shapes_val``; its images are of these tests alone."""
-    register_embedded_data(load_config("", tiny))
+    register_config_datasets(load_config("", tiny))
     return DatasetCatalog.get("shapes_val")
 
 

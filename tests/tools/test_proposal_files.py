@@ -11,7 +11,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.data.proposal_checks import check_proposals
 from instseg_d2.data.proposal_files import read_proposal_file
 from tests.coco_sample import coco
@@ -25,7 +25,7 @@ SHAPES = ["DATASETS.SHAPES.NUM_TRAIN", "1", "DATASETS.SHAPES.NUM_VAL", "5",
 
 @pytest.fixture
 def dataset():
-    register_embedded_data(load_config("", SHAPES))
+    register_config_datasets(load_config("", SHAPES))
     return DatasetCatalog.get("shapes_val")
 
 

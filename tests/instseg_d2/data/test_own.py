@@ -18,7 +18,7 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMa
 from instseg_d2.coco_evaluator import FastCOCOEvaluator
 from instseg_d2.config import load_config
 from instseg_d2.data.checks import check_class_count
-from instseg_d2.data.embedded import drawing_metadata, register_embedded_data
+from instseg_d2.data.config_datasets import drawing_metadata, register_config_datasets
 from instseg_d2.data.own import OwnMetadata, register_own_data
 from instseg_d2.data.own_files import check_own_files
 from instseg_d2.engine import load_dataset
@@ -94,7 +94,7 @@ def test_without_own_data_nothing_happens() -> None:
     before = cfg.dump()
     assert register_own_data(cfg) is None
     assert cfg.dump() == before
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     assert "own_train" not in DatasetCatalog
 
 
@@ -141,7 +141,7 @@ def test_a_saved_config_works_where_the_training_data_is_not(own: OwnFiles, tmp_
 
     cfg = load_config(saved)
     cfg.freeze()
-    register_embedded_data(cfg)  # as the predictor and the tools do
+    register_config_datasets(cfg)  # as the predictor and the tools do
     metadata = drawing_metadata(cfg)
     assert metadata is not None
     assert metadata.thing_classes == ["bolt", "nut", "washer"]
@@ -150,7 +150,7 @@ def test_a_saved_config_works_where_the_training_data_is_not(own: OwnFiles, tmp_
 
 
 def test_tools_that_only_register_can_load_it(own: OwnFiles) -> None:
-    register_embedded_data(config(own))
+    register_config_datasets(config(own))
     assert len(DatasetCatalog.get("own_train")) == 8
     assert MetadataCatalog.get("own_train").thing_classes == ["bolt", "nut", "washer"]
 
@@ -163,7 +163,7 @@ def test_relative_paths_are_saved_as_absolute_ones(
     cfg = config(relative)
     register_own_data(cfg)
     monkeypatch.chdir("/")
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     assert len(load_dataset(cfg, "own_train", for_training=True)) == 8
     assert str(own.val_json) == cfg.DATASETS.OWN.VAL_JSON
 
@@ -215,7 +215,7 @@ def test_classes_of_another_run_are_named(own: OwnFiles) -> None:
     cfg = config(own, "DATASETS.OWN.CLASSES", "('bolt', 'nut', 'screw')")
     with pytest.raises(ConfigError, match=r"'screw'.*DATASETS\.OWN\.CLASSES \"\(\)\""):
         register_own_data(cfg)
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     with pytest.raises(DataError, match=r"only in DATASETS\.OWN\.CLASSES: 'screw'"):
         load_dataset(cfg, "own_train", for_training=True)
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.multiprocessing import spawn
 
 from instseg_d2.config import load_config
-from instseg_d2.data.embedded import register_embedded_data
+from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.ema import WeightAverage
 from instseg_d2.engine import Trainer
 from instseg_d2.engine.accumulation import AccumulatingTrainer, SplitBatches
@@ -151,7 +151,7 @@ def evaluate(name: str, tiny: list[str], folder: Path) -> tuple[Any, str]:
     """The figures, and a digest of the results' file, written in this process or another."""
     config, overrides, result = EVALUATIONS[name]
     cfg = load_config(config, [*tiny, *overrides, "OUTPUT_DIR", str(folder / name)])
-    register_embedded_data(cfg)
+    register_config_datasets(cfg)
     torch.manual_seed(0)
     figures = Trainer.test(cfg, build_model(cfg))
     comm.synchronize()

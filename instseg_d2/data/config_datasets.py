@@ -12,7 +12,7 @@ from .shapes import ShapesSpec
 from .shapes_dataset import register_shapes
 
 
-def register_embedded_data(cfg: CfgNode) -> None:
+def register_config_datasets(cfg: CfgNode) -> None:
     """Register ``shapes_train`` and ``shapes_val`` as ``DATASETS.SHAPES`` describes them, and
     ``own_train`` and ``own_val`` if ``DATASETS.OWN`` names files.
 
