@@ -54,6 +54,10 @@ SIDES = Rule(
 COUNT = _from(1, "a whole number")
 FROM_ZERO = _from(0, "a whole number")
 
+#: Values of ``DATALOADER.SAMPLER_TRAIN``. Detectron2's weighted samplers need config keys that it
+#: lacks itself.
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+
 RULES = {
     "MODEL.DEVICE": Rule(_names_a_device, "'cuda', 'cuda:N' or 'cpu'"),
     "MODEL.RESNETS.DEPTH": _one_of(18, 34, 50, 101, 152),
@@ -74,9 +78,7 @@ RULES = {
     ),
     "SOLVER.CHECKPOINT_PERIOD": COUNT,
     "DATALOADER.NUM_WORKERS": FROM_ZERO,
-    "DATALOADER.SAMPLER_TRAIN": _one_of(
-        "TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"
-    ),
+    "DATALOADER.SAMPLER_TRAIN": _one_of(*SAMPLERS),
     "INPUT.FORMAT": _one_of("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MIN_SIZE_TRAIN": SIDES,
     "INPUT.MAX_SIZE_TRAIN": COUNT,

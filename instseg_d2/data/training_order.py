@@ -18,15 +18,12 @@ from detectron2.data.samplers import (
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ..config_values import SAMPLERS
 from ..errors import ConfigError
 from ..seeding import Purpose, derived_seed
 
 Place = tuple[int, int]
 """Index of an image in the data set, and its place in the stream of all processes."""
-
-#: Values of ``DATALOADER.SAMPLER_TRAIN``. Detectron2's weighted samplers need config keys that it
-#: lacks itself.
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 
 
 def sampler_builder(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> Callable[[int], Sampler[int]]:

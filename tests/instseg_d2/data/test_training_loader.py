@@ -14,8 +14,9 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 
 from instseg_d2.config import load_config
+from instseg_d2.config_values import SAMPLERS
 from instseg_d2.data.training_loader import TrainingLoader, build_training_loader
-from instseg_d2.data.training_order import SAMPLERS, RepeatedImages, sampler_builder
+from instseg_d2.data.training_order import RepeatedImages, sampler_builder
 from instseg_d2.engine.accumulation import SplitBatches
 from instseg_d2.errors import ConfigError, DataError
 
