@@ -39,6 +39,14 @@ def without(part: str, key: str | None = None) -> Write:
     return data_set(change)
 
 
+PROPOSALS_OF_OTHER_IMAGES = both(
+    data_set(),
+    text(
+        "boxes.json",
+        '[{"image_id": 5, "bbox": [1, 1, 5, 5], "score": 0.5, "category_id": 1}]',
+    ),
+)
+
 CASES = [
     trained(
         "annotations that are not there",
@@ -46,8 +54,8 @@ CASES = [
         "--train-json (DATASETS.OWN.TRAIN_JSON): ...annotations.json is absent; check the path",
     ),
     trained(
-        "annotations that are no JSON",
-        both(data_set(), text("annotations.json", '{"images": [}')),
+        "annotations in XML",
+        both(data_set(), text("annotations.json", "<annotation><folder>VOC2007</folder>")),
         "...annotations.json cannot be read as JSON (...). It may be damaged or copied "
         "only in part: fetch or write it again.",
     ),
@@ -250,13 +258,7 @@ CASES = [
         PROPOSALS + "boxes.json",
         "there are proposals for image id 5, which annotations.json does not have (one of"
         " its 2 ids: 11). Were they made for another data set or split?",
-        both(
-            data_set(),
-            text(
-                "boxes.json",
-                '[{"image_id": 5, "bbox": [1, 1, 5, 5], "score": 0.5, "category_id": 1}]',
-            ),
-        ),
+        PROPOSALS_OF_OTHER_IMAGES,
     ),
     Case(
         "proposals without scores",
@@ -269,13 +271,7 @@ CASES = [
         "tools/proposal_files.py check boxes.json --annotations annotations.json",
         "boxes.json is of another data set: none of its 1 image ids (5) is one of the 2 "
         "of this one (11, 12).",
-        both(
-            data_set(),
-            text(
-                "boxes.json",
-                '[{"image_id": 5, "bbox": [1, 1, 5, 5], "score": 0.5, "category_id": 1}]',
-            ),
-        ),
+        PROPOSALS_OF_OTHER_IMAGES,
     ),
     Case(
         "converted proposals that are cut off",
