@@ -73,6 +73,8 @@ class ModelFamily:
         build_test_loader: likewise. It raises ``DataError`` for data that cannot be evaluated on;
             so that a training learns of it at its start, it is called there once in vain.
         build_evaluator: (cfg, data set's name) -> evaluator; None: the one that fits the data set.
+        known_metrics: cfg -> all numbers that this evaluator may give, as "task/metric"; None: not
+            known.
         reads_annotation_file: cfg -> whether that evaluator reads the data set's COCO annotation
             file, which is then checked before.
         draw_batch: what TensorBoard shows every ``VIS_PERIOD`` iterations.
@@ -93,6 +95,7 @@ class ModelFamily:
     build_train_loader: LoaderBuilder | None = None
     build_test_loader: LoaderBuilder | None = None
     build_evaluator: Callable[[CfgNode, str], DatasetEvaluator] | None = None
+    known_metrics: Callable[[CfgNode], Iterable[str]] | None = None
     reads_annotation_file: Callable[[CfgNode], bool] = lambda cfg: True
     draw_batch: BatchPictures | None = None
     prepare_eval_only: Callable[[CfgNode], None] = lambda cfg: None

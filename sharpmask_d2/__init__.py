@@ -18,6 +18,7 @@ from .evaluation import (
     build_evaluator,
     build_test_loader,
     evaluates_proposals,
+    known_metrics,
     prepare_eval_only,
 )
 from .export import build_export_parts
@@ -49,6 +50,7 @@ FAMILY = ModelFamily(
     build_train_loader=build_train_loader,
     build_test_loader=build_test_loader,
     build_evaluator=build_evaluator,
+    known_metrics=known_metrics,
     draw_batch=draw_batch,
     reads_annotation_file=evaluates_proposals,
     prepare_eval_only=prepare_eval_only,

@@ -15,8 +15,10 @@ from instseg_d2.data.whole_images import WholeImageMapper
 
 from . import dataset_mapper
 from .options import choose
-from .patch_evaluation import PatchEvaluator
+from .patch_evaluation import MASK_ANSWERS, PatchEvaluator, mask_metrics
 from .proposal_evaluation import build_proposal_evaluator
+from .proposal_recall import BOXES, MASKS
+from .recall_report import DEFAULT_LIMITS, metric_names
 
 KEY = "MODEL.SHARP_MASK.EVALUATION"
 
@@ -59,3 +61,13 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     if evaluates_proposals(cfg):
         return build_proposal_evaluator(cfg, dataset_name)
     return PatchEvaluator()
+
+
+def known_metrics(cfg: CfgNode) -> list[str]:
+    """All that the evaluator of :func:`build_evaluator` may give, as "task/metric"."""
+    if evaluates_proposals(cfg):
+        return [
+            f"{task}/{name}" for task in (BOXES, MASKS) for name in metric_names(DEFAULT_LIMITS)
+        ]
+    tasks = list(MASK_ANSWERS.values()) if cfg.MODEL.META_ARCHITECTURE == "SharpMask" else ["mask"]
+    return [*(f"{task}/{name}" for task in tasks for name in mask_metrics([])), "score/accuracy"]

@@ -47,6 +47,13 @@ def depth_for(limits: Iterable[int]) -> int:
     return max(AUC_PROPOSALS, *limits)
 
 
+def metric_names(limits: Iterable[int]) -> list[str]:
+    """The names of :meth:`RecallReport.results` for one task."""
+    limits = tuple(limits)
+    recalls = [f"AR{_LETTERS[area]}@{limit}" for area in AREA_RANGES for limit in limits]
+    return [*recalls, "AUC", "mean AR"]
+
+
 @dataclass(frozen=True)
 class RecallReport:
     """The recall of proposals on a data set, and what it was measured on.

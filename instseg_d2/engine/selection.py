@@ -30,7 +30,7 @@ def check_selection(cfg: CfgNode) -> None:
     """See that ``TEST.BEST`` and ``TEST.EARLY_STOPPING`` can be followed.
 
     Raises:
-        ConfigError: they cannot; whether the metric exists, the first evaluation shows.
+        ConfigError: they cannot; for a metric that does not exist see :mod:`.known_metrics`.
     """
     metric, sets = cfg.TEST.BEST.METRIC, cfg.DATASETS.TEST
     patience, min_delta = cfg.TEST.EARLY_STOPPING.PATIENCE, cfg.TEST.EARLY_STOPPING.MIN_DELTA
@@ -142,6 +142,9 @@ class Selection(HookBase):
         """
         metrics = flatten_results_dict(self._results()) if comm.is_main_process() else {}
         metrics = comm.all_gather(metrics)[0]
+        of_all, of_class, _ = self._metric.partition("/AP-")
+        if of_class and math.isnan(metrics.get(f"{of_all}/AP", 0.0)):
+            return math.nan  # where nothing was found COCO's evaluation does not name the classes
         if self._metric not in metrics:
             known = ", ".join(sorted(metrics)) or "nothing"
             raise ConfigError(

@@ -1,5 +1,6 @@
 """Detectron2's ``DefaultTrainer`` for the model families of this project."""
 
+import inspect
 import logging
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ from .amp import MixedPrecisionTrainer
 from .averaging import AverageWeights, check_averaging
 from .exact_resume import ExactResume
 from .gradient_norm import GradientNorm
+from .known_metrics import check_best_metric
 from .nonfinite import StepGuard, check_nonfinite
 from .pictures import DrawBatches
 from .progress import ProgressBar
@@ -79,6 +81,8 @@ class Trainer(DefaultTrainer, EndableLoop):
         check_selection(cfg)
         check_nonfinite(cfg)
         check_test_datasets(cfg)
+        if self._evaluates_as_usual():
+            check_best_metric(cfg)
         # Not DefaultTrainer's, whose processes and loop for mixed precision are for CUDA alone.
         super(DefaultTrainer, self).__init__()
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
@@ -94,6 +98,14 @@ class Trainer(DefaultTrainer, EndableLoop):
         self.register_hooks(self.build_hooks())
         # After it was registered with this trainer: it reads the one it has last.
         self._trainer.register_hooks([self._gradient_norm])
+
+    @classmethod
+    def _evaluates_as_usual(cls) -> bool:
+        """Whether this is no derived class that evaluates in its own way."""
+        return all(
+            inspect.getattr_static(cls, name) is inspect.getattr_static(Trainer, name)
+            for name in ("build_evaluator", "evaluate", "test")
+        )
 
     def _build_loop(
         self,

@@ -351,6 +351,27 @@ CASES = [
         "TEST.EVAL_PERIOD is -3; it must be a whole number from 0",
     ),
     value(
+        "a metric that no evaluation gives",
+        "TEST.BEST.METRIC",
+        "segm/mAP",
+        "TEST.BEST.METRIC is 'segm/mAP', which the evaluation does not give; the nearest names "
+        "are: segm/AP, segm/APs, segm/APm",
+    ),
+    value(
+        "the AP of a class that the data does not have",
+        "TEST.BEST.METRIC",
+        "segm/AP-rings",
+        "TEST.BEST.METRIC is 'segm/AP-rings', which the evaluation does not give; the nearest "
+        "names are: segm/AP-ring, ...",
+    ),
+    Case(
+        "the metric of another model",
+        "train_net.py {patch_net} {tiny} OUTPUT_DIR out TEST.BEST.METRIC segm/AP "
+        "MODEL.WEIGHTS {sharpmask}",
+        "TEST.BEST.METRIC is 'segm/AP', which the evaluation does not give; the nearest names "
+        "are: ...",
+    ),
+    value(
         "shapes of size zero",
         "DATASETS.SHAPES.IMAGE_SIZE",
         0,

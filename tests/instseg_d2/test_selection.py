@@ -136,6 +136,14 @@ def test_an_unknown_metric_is_answered_with_those_that_exist(tmp_path: Path) -> 
         loop.run(4)
 
 
+def test_the_ap_of_a_class_may_be_absent_where_nothing_was_found(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, [math.nan, 1.0], ["TEST.BEST.METRIC", "segm/AP-cat"])
+    with pytest.raises(ConfigError, match="segm/AP-cat, but the evaluation gives bbox/AP, segm/AP"):
+        loop.run(8)
+    assert loop.evaluations == [1, 3]
+    assert loop.selection.num_stale == 1
+
+
 PATIENT = ["TEST.EARLY_STOPPING.PATIENCE", "2"]
 SLIPS = {
     "mode": (["TEST.BEST.MODE", "best"], "known are max and min"),

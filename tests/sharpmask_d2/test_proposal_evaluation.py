@@ -26,6 +26,7 @@ from instseg_d2.rle_masks import RLEMasks
 from sharpmask_d2.proposal_evaluation import ProposalEvaluator, build_proposal_evaluator
 from sharpmask_d2.proposal_recall import BOXES, MASKS
 from sharpmask_d2.recall import AREA_RANGES
+from sharpmask_d2.recall_report import DEFAULT_LIMITS, metric_names
 from tests.sharpmask_d2.recall_cases import (
     HEIGHT,
     WIDTH,
@@ -122,6 +123,7 @@ def test_perfect_proposals_find_everything_that_one_can(tmp_path: Path) -> None:
             boxes = np.tile(np.float32([2, 3, 12, 15]), (number, 1))
             process(evaluator, [ImageProposals(image["id"], boxes, np.zeros(number))])
         metrics = evaluator.evaluate()[BOXES]
+    assert list(metrics) == metric_names(DEFAULT_LIMITS)
     assert metrics["AR@1000"] == metrics["ARs@10"] == 100
     assert math.isnan(metrics["ARl@100"])
 
