@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .data.checks import read_any_image
+from .data.image_reading import read_any_image
 from .errors import DataError
 from .image_file import ImageFile
 
@@ -37,7 +37,7 @@ class NamedImage(NamedTuple):
         """The image, (H, W, 3) uint8 BGR with EXIF orientation applied; an array as it is.
 
         Raises:
-            DataError: the file cannot be read, see :func:`.data.checks.read_any_image`; it is
+            DataError: the file cannot be read, see :func:`.image_reading.read_any_image`; it is
                 neither a path nor an array.
         """
         return self.read_reduced(None).pixels

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
 
-from instseg_d2.data.checks import read_image
+from instseg_d2.data.image_reading import read_image
 from instseg_d2.data.training_loader import TrainingLoader, training_seed
 from instseg_d2.errors import ConfigError, DataError
 from instseg_d2.preprocessing import check_channel_order

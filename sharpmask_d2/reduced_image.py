@@ -6,7 +6,7 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from instseg_d2.data.checks import read_image
+from instseg_d2.data.image_reading import read_image
 
 #: How many times a JPEG file can be shrunk while it is decoded.
 REDUCTIONS = (8, 4, 2)
@@ -32,7 +32,7 @@ def read_reduced_image(
         columns from ``x * reduction`` on and rows from ``y * reduction`` on.
 
     Raises:
-        DataError: see :func:`instseg_d2.data.checks.read_image`.
+        DataError: see :func:`instseg_d2.data.image_reading.read_image`.
     """
     reduction = next((factor for factor in REDUCTIONS if factor * scale <= 1), 1)
     if reduction > 1:

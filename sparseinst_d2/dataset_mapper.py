@@ -12,7 +12,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.utils.registry import Registry
 
-from instseg_d2.data.checks import read_image
+from instseg_d2.data.image_reading import read_image
 from instseg_d2.errors import DataError
 from instseg_d2.registry import look_up
 

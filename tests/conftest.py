@@ -74,6 +74,18 @@ def no_own_data_left() -> Iterator[None]:
         MetadataCatalog.pop(name, None)
 
 
+@pytest.fixture
+def clean_catalogs() -> Iterator[None]:
+    """Afterwards Detectron2's catalogues have no data set that they had not before."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog  # takes seconds
+
+    before = set(DatasetCatalog.list()), set(MetadataCatalog.list())
+    yield
+    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
+        for name in set(catalog.list()) - names:
+            catalog.pop(name)
+
+
 @pytest.fixture(scope="session")
 def tiny_overrides() -> list[str]:
     """Config overrides that make any model small enough for seconds of training on a CPU."""

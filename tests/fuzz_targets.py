@@ -23,8 +23,9 @@ import torch
 from PIL import Image
 
 from instseg_d2.config import load_config
-from instseg_d2.data.checks import instance_problem, read_image
+from instseg_d2.data.annotation_checks import instance_problem
 from instseg_d2.data.coco_json import check_coco_json, read_coco_json
+from instseg_d2.data.image_reading import read_image
 from instseg_d2.data.proposal_checks import check_proposals
 from instseg_d2.data.rle_batch import rles_problem
 from instseg_d2.data.segmentation_checks import rle_problem

@@ -18,8 +18,9 @@ from tabulate import tabulate
 
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.data.checks import load_checked_dataset, read_image
+from instseg_d2.data.checks import load_checked_dataset
 from instseg_d2.data.config_datasets import register_config_datasets
+from instseg_d2.data.image_reading import read_image
 from sharpmask_d2.dataset_mapper import PatchMapper
 from sharpmask_d2.patch_crop import GREY
 from sharpmask_d2.patch_entries import FixedPatches, testing_entries

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from instseg_d2.command_line import new_parser, one_line_errors, positive, whole
 from instseg_d2.config import load_config
-from instseg_d2.data.checks import read_image
 from instseg_d2.data.coco_json import check_coco_json, read_coco_json
 from instseg_d2.data.config_datasets import register_config_datasets
+from instseg_d2.data.image_reading import read_image
 from instseg_d2.data.image_records import load_images
 from instseg_d2.data.proposal_checks import check_proposals
 from instseg_d2.data.proposal_convert import Conversion, convert_files

@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from instseg_d2.command_line import add_overrides, fraction, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.data.checks import read_image
+from instseg_d2.data.image_reading import read_image
 from instseg_d2.engine import Trainer, load_dataset, setup, training_dicts
 from instseg_d2.errors import ConfigError
 from instseg_d2.predictor import Predictor

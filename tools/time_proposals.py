@@ -23,7 +23,7 @@ from tabulate import tabulate
 from instseg_d2.atomic_file import write_json_whole
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
-from instseg_d2.data.checks import read_image
+from instseg_d2.data.image_reading import read_image
 from instseg_d2.inference import InferenceOptions, prepare_for_inference
 from instseg_d2.modeling import build_model
 from instseg_d2.stage_clock import StageClock

@@ -2,7 +2,6 @@
 
 :func:`load_checked_dataset` loads a registered data set and checks everything that would stop a
 training or an evaluation later: names, files, class counts, category ids, segmentations.
-:func:`read_image` is for dataset mappers; it reads an image, or says which one is unreadable.
 
 On training data without faults the checks make one pass over the loaded records; only when a fault
 was found is the annotation file read again, to name the annotation.
@@ -13,30 +12,15 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from typing import Any, Literal
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from instseg_d2.data.coco_json import (
-    MAX_FAULTS_SHOWN,
-    Faults,
-    check_coco_json,
-    find_annotation_id,
-    read_coco_json,
-)
-from instseg_d2.data.image_guard import image_file_problem
-from instseg_d2.data.segmentation_checks import box_problem, polygon_problem, rle_problem
-from instseg_d2.errors import DataError, UserError, short_repr
-from instseg_d2.image_file import ImageFile, read_image_file
+from instseg_d2.data.annotation_checks import Masks, Record, check_annotations
+from instseg_d2.data.coco_json import Faults, check_coco_json, coco_file_of
+from instseg_d2.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]
-"""One image in Detectron2's standard format: file_name, image_id, height, width, annotations."""
-
-Masks = Literal["all", "some", "none"]
-"""Which objects of a data set a model needs the masks of."""
 
 MAX_FILES_CHECKED = 5000
 """Looking for more files than this takes long on a network drive; larger sets are sampled."""
@@ -89,7 +73,7 @@ def load_checked_dataset(
         for_training=for_training,
         masks=masks,
     )
-    json_file = _coco_json(name)
+    json_file = coco_file_of(name)
     if json_file is not None and not for_training and coco_evaluation:
         check_coco_json(json_file, "evaluation")
     if max_instances is not None:
@@ -117,7 +101,7 @@ def load_registered(name: str) -> list[Record]:
             "expected a list with one dict for each image."
         )
     if not records:
-        json_file = _coco_json(name)
+        json_file = coco_file_of(name)
         if json_file is not None:
             check_coco_json(json_file, "training")
         raise DataError(f"data set '{name}' has no images.{_builtin_hint(name)}")
@@ -142,7 +126,7 @@ def _explain_failed_load(name: str, error: Exception) -> DataError:
         return DataError(
             f"data set '{name}': the annotation file {path} does not exist.{_builtin_hint(name)}"
         )
-    json_file = _coco_json(name)
+    json_file = coco_file_of(name)
     if json_file is not None:
         try:
             check_coco_json(json_file, "loading")
@@ -155,15 +139,6 @@ def _explain_failed_load(name: str, error: Exception) -> DataError:
             "register your data under a name of its own."
         )
     return DataError(message + _builtin_hint(name))
-
-
-def _coco_json(name: str) -> str | None:
-    """The annotation file of a data set in COCO format, None if it has none on this machine."""
-    metadata = MetadataCatalog.get(name)
-    json_file: str | None = metadata.get("json_file")
-    if metadata.get("evaluator_type") != "coco" or not json_file or not os.path.isfile(json_file):
-        return None
-    return json_file
 
 
 def _builtin_hint(name: str) -> str:
@@ -226,118 +201,6 @@ def check_image_files(name: str, records: list[Record]) -> None:
     )
 
 
-def check_annotations(
-    name: str,
-    records: list[Record],
-    *,
-    num_classes: int | None,
-    for_training: bool,
-    masks: Masks = "all",
-) -> None:
-    """Raise :class:`DataError` for annotations that training or evaluation would fail on.
-
-    Crowd regions are passed over, as training does. Boxes and masks without area are no fault:
-    Detectron2 filters them. For ``masks`` see :func:`load_checked_dataset`.
-    """
-    faulty: list[tuple[Record, int, str]] = []
-    instances = without_mask = 0
-    for record in records:
-        size = record.get("height"), record.get("width")
-        for index, annotation in enumerate(record.get("annotations", ())):
-            if annotation.get("iscrowd", 0):
-                continue
-            instances += 1
-            problem = instance_problem(annotation, *size, num_classes, masks)
-            without_mask += problem is None and not annotation.get("segmentation")
-            if problem is not None:
-                faulty.append((record, index, problem))
-    if faulty:
-        _raise_annotation_faults(name, faulty)
-    if without_mask and masks != "none":
-        _report_boxes(name, without_mask, instances)
-    if for_training and not instances:
-        json_file = _coco_json(name)
-        if json_file is not None:
-            check_coco_json(json_file, "training")
-        raise DataError(f"data set '{name}' has no annotated instances, so nothing can be learned.")
-
-
-def _report_boxes(name: str, without_mask: int, instances: int) -> None:
-    """Say how many objects have no mask; :class:`DataError` if that is all."""
-    if without_mask == instances:
-        raise DataError(
-            f"data set '{name}': none of its {instances} objects has a mask ('segmentation'), only "
-            "boxes; the model needs polygons or run-length codes."
-        )
-    logger.warning(
-        "data set '%s': %d of the %d objects have no mask ('segmentation') and are left out.",
-        name,
-        without_mask,
-        instances,
-    )
-
-
-def instance_problem(
-    annotation: dict[str, Any],
-    height: int | None,
-    width: int | None,
-    num_classes: int | None,
-    masks: Masks = "all",
-) -> str | None:
-    """What is wrong with one annotation (not a crowd) in Detectron2's format, or None."""
-    category = annotation.get("category_id")
-    if not isinstance(category, (int, np.integer)):
-        return f"category_id {short_repr(category)} is not an integer"
-    if category < 0 or (num_classes is not None and category >= num_classes):
-        limit = "" if num_classes is None else f" and below {num_classes}, the number of classes"
-        return f"category_id {category} (counted from 0) must be at least 0{limit}"
-    problem = box_problem(annotation.get("bbox"))
-    if problem is not None:
-        return problem
-    if masks == "none":
-        return None
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list) and segmentation:
-        return next(filter(None, map(polygon_problem, segmentation)), None)
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation.get("counts"), list):
-            return "the run-length code is not compressed: use pycocotools.mask.frPyObjects"
-        return rle_problem(segmentation, height, width)
-    if segmentation is None or isinstance(segmentation, list):
-        if masks == "some":
-            return None
-        return "has no 'segmentation'; instance segmentation needs polygons or a run-length code"
-    return (
-        f"'segmentation' is a {type(segmentation).__name__}, expected polygons or run-length code"
-    )
-
-
-def _raise_annotation_faults(name: str, faulty: list[tuple[Record, int, str]]) -> None:
-    """Name the annotations by their ids, which only the annotation file has."""
-    json_file = _coco_json(name)
-    content = read_coco_json(json_file) if json_file is not None else {}
-    faults = Faults()
-    for position, (record, index, problem) in enumerate(faulty):
-        faults.add(
-            f"{_annotation_label(record, index, content)}: {problem}"
-            if position < MAX_FAULTS_SHOWN
-            else problem
-        )
-    faults.raise_if_any(
-        f"data set '{name}': annotations that cannot be used: {faults.count}",
-        f"Correct or remove them{f' in {json_file}' if json_file else ''}.",
-    )
-
-
-def _annotation_label(record: Record, index: int, content: dict[str, Any]) -> str:
-    image_id = record.get("image_id")
-    annotation_id = record["annotations"][index].get("id")
-    if annotation_id is None:
-        annotation_id = find_annotation_id(content, image_id, index)
-    number = f"id {annotation_id}" if annotation_id is not None else f"number {index}"
-    return f"annotation {number} of image id {image_id} ({record.get('file_name', 'no file')})"
-
-
 def warn_of_full_images(name: str, records: list[Record], max_instances: int) -> None:
     """Log one warning if images have more instances (crowds aside) than the model can find."""
     counts = [
@@ -356,70 +219,3 @@ def warn_of_full_images(name: str, records: list[Record], max_instances: int) ->
             records[worst].get("image_id"),
             counts[worst],
         )
-
-
-def read_image(record: Record, image_format: str) -> np.ndarray:
-    """Read the image of a record, EXIF orientation applied, and compare its size to the record's.
-
-    Sets ``height`` and ``width`` in ``record`` where they are absent.
-
-    Args:
-        record: with ``file_name``; ``image_id``, ``height``, ``width`` as far as known.
-        image_format: ``"RGB"``, ``"BGR"`` or another that Detectron2's ``read_image`` knows.
-
-    Returns:
-        (H, W, C) array, uint8 for RGB and BGR, values 0..255.
-
-    Raises:
-        DataError: file missing, truncated or not an image; no pixels; sides that differ from the
-            annotated ones.
-    """
-    label = f"image {record['file_name']} (image id {record.get('image_id', 'unknown')})"
-    image = read_any_image(record["file_name"], image_format, label).pixels
-    try:
-        detection_utils.check_image_size(record, image)
-    except detection_utils.SizeMismatchError as error:
-        raise DataError(_size_message(label, record, image)) from error
-    return image
-
-
-def read_any_image(
-    path: str, image_format: str, label: str, max_pixels: int | None = None
-) -> ImageFile:
-    """As :func:`.image_file.read_image_file`, with errors that say what to do.
-
-    Args:
-        label: of the image, for messages.
-
-    Raises:
-        DataError: file missing, truncated or not an image; no pixels.
-    """
-    if not os.path.exists(path) and "://" not in str(path):
-        raise DataError(f"{label} does not exist.")
-    if (problem := image_file_problem(path)) is not None:
-        raise DataError(f"{label} {problem}")
-    try:
-        image = read_image_file(path, image_format, max_pixels)
-    except Exception as error:  # the image libraries raise errors of many types
-        raise DataError(
-            f"{label} cannot be read ({type(error).__name__}: {error}). It may be truncated or no "
-            "image: replace it or leave it out."
-        ) from error
-    shape = image.pixels.shape
-    if 0 in shape:
-        raise DataError(f"{label} has no pixels: its shape is {shape}. Replace or remove it.")
-    return image
-
-
-def _size_message(label: str, record: Record, image: np.ndarray) -> str:
-    height, width = image.shape[:2]
-    message = (
-        f"{label} is {width} x {height} pixels (width x height), but its annotation says "
-        f"{record['width']} x {record['height']}. Correct 'width' and 'height', or the image."
-    )
-    if (height, width) == (record["width"], record["height"]):
-        message += (
-            " The sides are swapped: the file probably has an EXIF orientation that the tool used "
-            "for annotating ignored."
-        )
-    return message

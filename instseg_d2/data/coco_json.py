@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Literal
+
+from detectron2.data import MetadataCatalog
 
 from instseg_d2.data.rle_batch import MAX_SIDE
 from instseg_d2.data.segmentation_checks import outline_problem, polygon_problem, rle_problem
@@ -68,6 +71,15 @@ def read_json(path: str) -> Any:
             f"{path} cannot be read as JSON ({error}). It may be damaged or copied only in part: "
             "fetch or write it again."
         ) from error
+
+
+def coco_file_of(name: str) -> str | None:
+    """The annotation file of a data set in COCO format, None if it has none on this machine."""
+    metadata = MetadataCatalog.get(name)
+    json_file: str | None = metadata.get("json_file")
+    if metadata.get("evaluator_type") != "coco" or not json_file or not os.path.isfile(json_file):
+        return None
+    return json_file
 
 
 def read_coco_json(json_file: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..preprocessing import check_channel_order
-from .checks import read_image
+from .image_reading import read_image
 
 
 class WholeImageMapper:
@@ -36,7 +36,7 @@ class WholeImageMapper:
                 * ``image_id`` (None if unknown), ``file_name``.
 
         Raises:
-            DataError: see :func:`instseg_d2.data.checks.read_image`.
+            DataError: see :func:`instseg_d2.data.image_reading.read_image`.
         """
         pixels = read_image(dict(record), self.image_format)
         height, width = pixels.shape[:2]

@@ -12,7 +12,7 @@ import pycocotools.mask as mask_util
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
 
-from ..data.checks import read_image
+from ..data.image_reading import read_image
 from ..errors import DataError
 from ..visualize import draw_instances
 from .annotations import LabelledObject

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 
 from ..atomic_file import remove_leftovers
 from ..checkpoint import InstSegCheckpointer, LoadOptions
-from ..data.checks import Masks, load_checked_dataset, load_registered
+from ..data.annotation_checks import Masks
+from ..data.checks import load_checked_dataset, load_registered
 from ..data.proposal_checks import check_precomputed_proposals
 from ..data.training_loader import build_training_loader
 from ..ema import WeightAverage

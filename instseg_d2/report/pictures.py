@@ -11,7 +11,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from markupsafe import Markup
 
-from ..data.checks import read_image
+from ..data.image_reading import read_image
 from ..errors import DataError
 from ..html_page import picture
 from ..rle_masks import segmentation_rle

@@ -1,6 +1,6 @@
 """Names of metrics that are known before the training are those that the evaluators give."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,14 +23,9 @@ DETECTRON2 = ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.KEYPOINT_ON",
 
 
 @pytest.fixture(autouse=True)
-def _sets() -> Iterator[None]:
-    before = set(DatasetCatalog.list()), set(MetadataCatalog.list())
+def _sets(clean_catalogs: None) -> None:
     for prefix in ("shapes", "more"):
         register_shapes(ShapesSpec(num_train=1, num_val=2, image_size=64), prefix)
-    yield
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog.list()) - names:
-            catalog.pop(name)
 
 
 def config(name: str, metric: str, *overrides: str, sets: str = "('shapes_val',)") -> CfgNode:

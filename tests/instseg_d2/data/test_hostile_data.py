@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instseg_d2.data.checks import instance_problem, read_image
+from instseg_d2.data.annotation_checks import instance_problem
 from instseg_d2.data.coco_json import check_coco_json, read_coco_json
 from instseg_d2.data.image_guard import image_file_problem
+from instseg_d2.data.image_reading import read_image
 from instseg_d2.data.proposal_checks import check_precomputed_proposals
 from instseg_d2.data.proposal_files import read_proposal_file
 from instseg_d2.data.segmentation_checks import MAX_OUTLINE, polygon_problem, rle_problem

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instseg_d2.data.checks import read_image
+from instseg_d2.data.image_reading import read_image
 from instseg_d2.dataset_check.check import check_dataset
 from instseg_d2.dataset_check.image_files import inspect_file, resolve
 from instseg_d2.errors import DataError
