@@ -13,7 +13,7 @@ import torch
 from instseg_d2.config import load_config
 from instseg_d2.modeling import build_model
 from instseg_d2.predictor import Predictor
-from instseg_d2.weights.file import write_weights_file
+from instseg_d2.weights.file_writing import write_weights_file
 from tests.own_data import VAL_IDS, OwnFiles, write_own_data
 from tests.training_runs import AS_IN_TRAINING, FIND_SOMETHING, RESULTS, train_net
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..weights.file import why_unreadable
+from ..weights.file_errors import why_unreadable
 from .image_proposals import RLE, ImageId, ImageProposals
 from .proposal_json import ResultsWriter, read_results, results_writer
 from .proposal_pickle import BoxesWriter, FaultHandler, boxes_writer, read_boxes_pickle

@@ -1,5 +1,4 @@
-"""From a weights file to a dict of tensors, without running code that the file brings along, and
-back.
+"""From a weights file to a dict of tensors, without running code that the file brings along.
 
 :func:`read_weights_file` tells the kind of a file by its first bytes, because suffixes lie: a file
 of PyTorch, of safetensors, a plain pickle, or a file of Lua Torch7. What it returns is the
@@ -14,12 +13,11 @@ checkpoint as Detectron2 knows it:
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from instseg_d2.atomic_file import written_whole
 from instseg_d2.errors import WeightsError, short_repr
+from instseg_d2.weights.file_errors import cannot_be_read, damaged, refusal, why_unreadable
 from instseg_d2.weights.repetition import repetition_problem
 from instseg_d2.weights.safe_pickle import ADMITTED, ArrayUnpickler, RefusedError
 from instseg_d2.weights.torch7 import STARTS as TORCH7_STARTS
@@ -47,9 +45,6 @@ _MAX_SAFETENSORS_HEADER = 100_000_000
 
 _WEIGHTS_KEYS = ("model", "model_state", "state_dict")
 """Where checkpoints keep their weights: Detectron2 and many others, pycls, timm and Lightning."""
-
-NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
-"""Of the floating-point types those that NumPy has, and so a ``.pkl``."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,47 +67,8 @@ def read_weights_file(path: str, *, trust_file: bool = False) -> Checkpoint:
     checkpoint = _READERS[file_kind(path)](path, trust_file)
     checkpoint["model"] = _to_tensors(checkpoint["model"], path)
     if (reason := repetition_problem(checkpoint, os.path.getsize(path))) is not None:
-        raise _cannot_be_read(path, reason)
+        raise cannot_be_read(path, reason)
     return checkpoint
-
-
-def write_weights_file(
-    path: str,
-    state: Mapping[str, torch.Tensor],
-    extras: Mapping[str, Any] | None = None,
-    *,
-    is_plain: bool = False,
-) -> None:
-    """Write weights, whole or not at all, in the format that the suffix names.
-
-    Args:
-        path: ends in one of :data:`SUFFIXES`: ``.safetensors``, ``.pth`` (a dict with the entry
-            ``model``) or ``.pkl`` (arrays in the format of Detectron2's model zoo, with exact
-            names). Its folder is made if need be.
-        state: any device, any strides, also tensors that share memory. NumPy has no bfloat16 nor
-            anything shorter, so that in a ``.pkl`` such tensors become float32.
-        extras: entries of the checkpoint beside ``model``: any in a ``.pth``, in a ``.pkl``
-            ``matching_heuristics`` alone; ``.safetensors`` has no place for them. What has no place
-            is left out.
-        is_plain: write the dict of weights itself into a ``.pth``, as torchvision does, without
-            extras.
-
-    Raises:
-        WeightsError: another suffix.
-    """
-    write = _WRITERS.get(Path(path).suffix)
-    if write is None:
-        raise WeightsError(
-            f"{path}: weights are written as {', '.join(SUFFIXES)}; give a name that ends so."
-        )
-    # Copies, because safetensors takes no tensors that share memory or have gaps, and elsewhere a
-    # view would be saved with all that it is a view of. The same kind of dict, because an
-    # OrderedDict may have the attribute _metadata.
-    copies = copy.copy(dict(state) if not isinstance(state, dict) else state)
-    for name, value in copies.items():
-        copies[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    write(path, copies, dict(extras or {}), is_plain)
 
 
 # -------------------------------------------------------------------------------- the formats
@@ -151,7 +107,7 @@ def _read_safetensors(path: str, trust_file: bool) -> Checkpoint:
     try:
         return {"model": safetensors.torch.load_file(path)}
     except Exception as error:  # damaged files raise errors of many types
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _read_pickle(path: str, trust_file: bool) -> Checkpoint:
@@ -172,7 +128,7 @@ def _read_pickle(path: str, trust_file: bool) -> Checkpoint:
 def _read_torch7(path: str, trust_file: bool) -> Checkpoint:
     """A model of Lua Torch7, under the names that it has here."""
     if (reason := why_unreadable(path)) is not None:
-        raise _cannot_be_read(path, reason)
+        raise cannot_be_read(path, reason)
     model, advice = read_torch7_weights(path)
     logger.info("%s: %s", path, advice)
     return {"model": model, "advice": advice}
@@ -208,45 +164,6 @@ def _ends_so(name: Any, end: str) -> bool:
     return isinstance(name, str) and name.endswith(end)
 
 
-def _write_torch(path: str, state: StateDict, extras: dict[str, Any], is_plain: bool) -> None:
-    with written_whole(path) as file:
-        torch.save(state if is_plain else {"model": state, **extras}, file)
-
-
-def _write_safetensors(path: str, state: StateDict, extras: dict[str, Any], is_plain: bool) -> None:
-    with written_whole(path) as file:
-        # The note by which other readers know whose tensors these are.
-        file.write(safetensors.torch.save(state, {"format": "pt"}))
-
-
-def _write_pickle(path: str, state: StateDict, extras: dict[str, Any], is_plain: bool) -> None:
-    model = {
-        name: (
-            value.float()
-            if value.is_floating_point() and value.dtype not in NUMPY_FLOATS
-            else value
-        ).numpy()
-        for name, value in state.items()
-    }
-    content = {
-        "model": model,
-        "__author__": "instseg-d2",
-        "matching_heuristics": bool(extras.get("matching_heuristics")),
-    }
-    with written_whole(path) as file:
-        pickle.dump(content, file)
-
-
-_WRITERS: dict[str, Callable[[str, StateDict, dict[str, Any], bool], None]] = {
-    ".safetensors": _write_safetensors,
-    ".pth": _write_torch,
-    ".pkl": _write_pickle,
-}
-
-SUFFIXES = tuple(_WRITERS)
-"""Of the files that can be written; each is a format."""
-
-
 # ------------------------------------------------------------------------ unpickling with care
 
 
@@ -257,9 +174,9 @@ def _unpickle(path: str, trust_file: bool) -> Any:
         except RefusedError as error:
             refused = f"it holds '{error.what}'"
             if not trust_file:
-                raise _refusal(path, refused) from error
+                raise refusal(path, refused) from error
         except Exception as error:  # damaged pickles raise errors of many types
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         file.seek(0)
         return _load_with_code(path, refused, lambda: pickle.load(file, encoding="latin1"))
 
@@ -275,9 +192,9 @@ def _torch_load(path: str, trust_file: bool) -> Any:
     except Exception as error:  # damaged files raise errors of many types
         refused = _refused_by_torch(error)
         if refused is None or why_unreadable(path) is not None:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         if not trust_file:
-            raise _refusal(path, refused) from error
+            raise refusal(path, refused) from error
     return _load_with_code(
         path, refused, lambda: torch.load(path, map_location="cpu", weights_only=False)
     )
@@ -307,50 +224,10 @@ def _load_with_code(path: str, refused: str, load: Callable[[], Any]) -> Any:
             "the file's dict of weights anew where it is."
         ) from error
     except Exception as error:  # from damage, or from the file's own code
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
-# -------------------------------------------------------------------------------------- errors
-
-
-def why_unreadable(path: str) -> str | None:
-    """The usual reasons why a file is no weights file, told by its first bytes; None for none."""
-    with open(path, "rb") as file:
-        start = file.read(64)
-    if not start:
-        return "the file is empty"
-    if not any(start):
-        return "it begins with zeros, as the place does that a download or copy has not filled yet"
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return "it is a web page, perhaps the one in front of the download"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; run `git lfs pull`"
-    return None
-
-
-def _damaged(path: str, error: Exception) -> WeightsError:
-    """The error for a file that cannot be read, with the likely reason."""
-    reason = why_unreadable(path)
-    if reason is None:
-        # Of torch's long messages only the core: the rest advises what would be unsafe here.
-        core = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0].split(". ")[0]
-        reason = f"damaged, incomplete or of another kind ({type(error).__name__}: {core})"
-    return _cannot_be_read(path, reason)
-
-
-def _cannot_be_read(path: str, reason: str) -> WeightsError:
-    return WeightsError(
-        f"{path} cannot be read as weights: {reason}. Delete it, and fetch or copy it again."
-    )
-
-
-def _refusal(path: str, refused: str) -> WeightsError:
-    return WeightsError(
-        f"{path} is refused: {refused}. Only numbers, text and plain containers are "
-        "read, because reading other things can run code of the file's author. If you know the "
-        "file, MODEL.LOADING.TRUST_FILE True reads it with that code; only do so if you trust "
-        "where it comes from."
-    )
+# ------------------------------------------------------------------------------------- tensors
 
 
 def _require_dict(content: Any, path: str) -> dict[str, Any]:

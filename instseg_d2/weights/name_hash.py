@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights.file import why_unreadable
+from instseg_d2.weights.file_errors import why_unreadable
 
 _CHUNK_BYTES = 1 << 20
 _IN_NAME = re.compile(r"(?:-([0-9a-f]{8,64})|_([0-9a-f]{6}))(?:\.[A-Za-z]+)*")

@@ -13,7 +13,7 @@ from torch import nn
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights.file import write_weights_file
+from instseg_d2.weights.file_writing import write_weights_file
 from instseg_d2.weights.report import LoadReport
 from tests.small_model import Model, same, save_pth
 

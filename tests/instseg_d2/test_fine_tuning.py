@@ -7,7 +7,7 @@ from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
 from instseg_d2.errors import WeightsError
 from instseg_d2.modeling import build_model
-from instseg_d2.weights.file import write_weights_file
+from instseg_d2.weights.file_writing import write_weights_file
 
 DECODER = "MODEL.SPARSE_INST.DECODER"
 BRANCH = "decoder.inst_branch"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from instseg_d2 import model_zoo
-from instseg_d2.weights.file import write_weights_file
+from instseg_d2.weights.file_writing import write_weights_file
 from instseg_d2.weights.torch7 import read_torch7
 from sharpmask_d2.fair_names import from_torch7
 from tests.sharpmask_d2.fair_trees import RELEASED, Sizes, Style, deepmask, sharpmask

@@ -7,14 +7,8 @@ from pathlib import Path
 
 from instseg_d2.errors import WeightsError
 from instseg_d2.weights.convert.steps import NATIVE, Conversion, Options, convert
-from instseg_d2.weights.file import (
-    SUFFIXES,
-    Checkpoint,
-    StateDict,
-    file_kind,
-    read_weights_file,
-    write_weights_file,
-)
+from instseg_d2.weights.file import Checkpoint, StateDict, file_kind, read_weights_file
+from instseg_d2.weights.file_writing import SUFFIXES, write_weights_file
 from instseg_d2.weights.formats import is_classifier
 from instseg_d2.weights.name_hash import hash_in_name, verify_hash_in_name
 
@@ -103,8 +97,8 @@ def write_checkpoint(path: str, checkpoint: Checkpoint, *, is_plain: bool = Fals
     """Write a checkpoint whole or not at all, so that Detectron2 reads it, too.
 
     Args:
-        path: ends in one of ``SUFFIXES``; see :func:`~instseg_d2.weights.file.write_weights_file`
-            for what each can hold.
+        path: ends in one of ``SUFFIXES``; for what each can hold see
+            :func:`~instseg_d2.weights.file_writing.write_weights_file`.
         checkpoint: as :func:`~instseg_d2.weights.file.read_weights_file` describes it.
         is_plain: write the dict of weights itself into a ``.pth``, as torchvision does.
     """

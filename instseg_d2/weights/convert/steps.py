@@ -11,7 +11,8 @@ import torch
 from instseg_d2.errors import WeightsError
 from instseg_d2.weights.convert.namings import CAFFE2, naming_of
 from instseg_d2.weights.describe import describe_weights
-from instseg_d2.weights.file import NUMPY_FLOATS, Checkpoint, StateDict
+from instseg_d2.weights.file import Checkpoint, StateDict
+from instseg_d2.weights.file_writing import NUMPY_FLOATS
 from instseg_d2.weights.folded_norms import with_statistics
 from instseg_d2.weights.formats import (
     UNUSED_STEM_BIAS,

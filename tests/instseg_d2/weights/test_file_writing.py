@@ -6,7 +6,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from instseg_d2.errors import WeightsError
-from instseg_d2.weights.file import read_weights_file, write_weights_file
+from instseg_d2.weights.file import read_weights_file
+from instseg_d2.weights.file_writing import write_weights_file
 
 
 def awkward_state():

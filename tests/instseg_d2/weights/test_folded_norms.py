@@ -10,7 +10,7 @@ from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
 from instseg_d2.config import load_config
 from instseg_d2.errors import WeightsError
 from instseg_d2.modeling import build_model
-from instseg_d2.weights.file import write_weights_file
+from instseg_d2.weights.file_writing import write_weights_file
 from instseg_d2.weights.folded_norms import with_statistics
 from tests.caffe2_blobs import caffe2_blobs
 from tests.small_backbones import native_state, small_resnet
