@@ -47,6 +47,7 @@ def read_image_file(path: str, image_format: str, max_pixels: int | None = None)
         is_reduced = size != (height, width)
         if is_reduced:
             opened.draft(None, size[::-1])  # no effect but on JPEG files
+        opened.load()  # which turns TIFF files upright, and only then is their tag gone
         image = detection_utils._apply_exif_orientation(opened)
         is_turned = image is not opened and opened.getexif().get(0x0112, 1) >= 5
         if is_turned:

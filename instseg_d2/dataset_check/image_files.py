@@ -69,8 +69,8 @@ def inspect_file(path: str) -> FileFacts:
             with Image.open(path) as image:
                 size, mode = (image.height, image.width), image.mode
                 frames = getattr(image, "n_frames", 1)
+                image.load()  # Pillow turns TIFF files upright and removes their tag
                 orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-                image.load()
     except Exception as error:  # Pillow's decoders raise errors of many types
         return FileFacts(problem="image-unreadable", reason=f"{type(error).__name__}: {error}")
     if type(orientation) is not int or not 1 <= orientation <= 8:

@@ -79,6 +79,32 @@ def test_turned_images_are_reduced_upright(tmp_path: Path, orientation: int, suf
     assert np.median(difference) <= 2
 
 
+TURNED_BY = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""EXIF orientation -> how the upright image is turned to be stored so."""
+
+
+@pytest.mark.parametrize("orientation", TURNED_BY)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_turned_images_are_turned_back_once(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = str(tmp_path / f"image.{suffix}")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture().transpose(TURNED_BY[orientation]).save(path, exif=exif)
+    found = read_image_file(path, "RGB")
+    np.testing.assert_array_equal(found.pixels, np.asarray(picture()))
+    assert found.full_size == (24, 40)
+    small = read_image_file(path, "RGB", max_pixels=240)
+    assert (small.pixels.shape, small.full_size) == ((12, 20, 3), (24, 40))
+
+
 @pytest.mark.parametrize("mode", ["P", "1", "RGBA", "L", "CMYK"])
 def test_all_kinds_can_be_reduced(tmp_path: Path, mode: str) -> None:
     path = str(tmp_path / "image.tif")

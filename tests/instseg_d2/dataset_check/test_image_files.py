@@ -68,6 +68,14 @@ def test_sizes_are_those_of_detectron2s_reader(
     assert refused == is_refused
 
 
+@pytest.mark.parametrize(("sides", "codes"), [((12, 10), []), ((10, 12), ["image-size-mismatch"])])
+def test_pillow_turns_tiff_files_upright_by_itself(tmp_path, images, sides, codes):
+    save(images / "a.tif", size=(10, 12), orientation=6)
+    found, refused, _ = check(tmp_path, "a.tif", *sides)
+    assert [code for code in found if code.startswith("image")] == codes
+    assert refused == bool(codes)
+
+
 def test_a_rotated_square_is_unclear(tmp_path, images):
     save(images / "a.jpg", (12, 12), orientation=6)
     assert check(tmp_path, height=12)[0] == ["image-exif-unclear"]
