@@ -193,8 +193,8 @@ class CocoTruth:
         for image in self._images:
             yield {
                 "id": self._image_numbers[image["id"]],
-                "height": image["height"],
-                "width": image["width"],
+                "height": int(image["height"]),  # some programs write 640.0
+                "width": int(image["width"]),
             }
 
     def _category_entries(self) -> Iterator[dict[str, Any]]:
@@ -255,7 +255,7 @@ class CocoTruth:
         image and category: no threshold counts them as found, so their boundaries, which take most
         of the evaluation's time, do not matter."""
         sizes = {
-            self._image_numbers[image["id"]]: (image["height"], image["width"])
+            self._image_numbers[image["id"]]: (int(image["height"]), int(image["width"]))
             for image in self._images
         }
         by_place: dict[tuple[int, int], list[dict[str, Any]]] = {}

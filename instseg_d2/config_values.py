@@ -23,6 +23,13 @@ class Rule(NamedTuple):
     fits: Callable[[Any], bool]
     wanted: str
 
+    def admits(self, value: Any) -> bool:
+        """Whether it fits; what cannot be compared, such as text in a list of numbers, does not."""
+        try:
+            return self.fits(value)
+        except TypeError:
+            return False
+
 
 def _one_of(*values: Any) -> Rule:
     *others, last = map(repr, values)
@@ -91,6 +98,7 @@ RULES = {
     "TEST.EVAL_PERIOD": FROM_ZERO,
     "TEST.DETECTIONS_PER_IMAGE": COUNT,
     "VIS_PERIOD": FROM_ZERO,
+    "SEED": Rule(lambda value: value < 2**31, "a whole number below 2147483648; -1 draws one"),
 }  # fmt: skip
 
 
@@ -102,7 +110,7 @@ def check_values(cfg: CfgNode) -> None:
     """
     for key, rule in RULES.items():
         value = config_value(cfg, key)
-        if not rule.fits(value):
+        if not rule.admits(value):
             raise ConfigError(f"{key} is {short_repr(value)}; it must be {rule.wanted}")
     means, deviations = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     if len(means) != len(deviations):

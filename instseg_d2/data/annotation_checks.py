@@ -15,7 +15,12 @@ from instseg_d2.data.coco_json import (
     find_annotation_id,
     read_coco_json,
 )
-from instseg_d2.data.segmentation_checks import box_problem, polygon_problem, rle_problem
+from instseg_d2.data.segmentation_checks import (
+    box_problem,
+    crowd_problem,
+    polygon_problem,
+    rle_problem,
+)
 from instseg_d2.errors import DataError, short_repr
 
 logger = logging.getLogger(__name__)
@@ -45,10 +50,11 @@ def check_annotations(
     for record in records:
         size = record.get("height"), record.get("width")
         for index, annotation in enumerate(record.get("annotations", ())):
-            if annotation.get("iscrowd", 0):
+            problem = crowd_problem(annotation)
+            if problem is None and annotation.get("iscrowd", 0):
                 continue
             instances += 1
-            problem = instance_problem(annotation, *size, num_classes, masks)
+            problem = problem or instance_problem(annotation, *size, num_classes, masks)
             without_mask += problem is None and not annotation.get("segmentation")
             if problem is not None:
                 faulty.append((record, index, problem))

@@ -105,7 +105,17 @@ def load_registered(name: str) -> list[Record]:
         if json_file is not None:
             check_coco_json(json_file, "training")
         raise DataError(f"data set '{name}' has no images.{_builtin_hint(name)}")
+    _make_sides_whole(records)
     return records
+
+
+def _make_sides_whole(records: list[Record]) -> None:
+    """Some programs write 640.0, which is no shape of an array."""
+    for record in records:
+        for side in ("height", "width"):
+            value = record.get(side)
+            if isinstance(value, float) and value.is_integer():
+                record[side] = int(value)
 
 
 def _unknown_name_message(name: str) -> str:

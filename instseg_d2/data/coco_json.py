@@ -10,6 +10,7 @@ pixels, or a run-length code ``{"size": [height, width], "counts": ...}``.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -20,7 +21,12 @@ from typing import Any, Literal
 from detectron2.data import MetadataCatalog
 
 from instseg_d2.data.rle_batch import MAX_SIDE
-from instseg_d2.data.segmentation_checks import outline_problem, polygon_problem, rle_problem
+from instseg_d2.data.segmentation_checks import (
+    crowd_problem,
+    outline_problem,
+    polygon_problem,
+    rle_problem,
+)
 from instseg_d2.error_lines import system_message
 from instseg_d2.errors import DataError, short_repr
 
@@ -67,10 +73,27 @@ def read_json(path: str) -> Any:
     except OSError as error:
         raise DataError(system_message(error)) from error
     except (ValueError, RecursionError) as error:
+        if (mark := _byte_order_mark(path)) is not None:
+            raise DataError(
+                f"{path} begins with a byte order mark ({mark}), as some programs on Windows write "
+                "it. Save it as UTF-8 without that mark."
+            ) from error
         raise DataError(
             f"{path} cannot be read as JSON ({error}). It may be damaged or copied only in part: "
             "fetch or write it again."
         ) from error
+
+
+def _byte_order_mark(path: str) -> str | None:
+    """The encoding whose mark a file begins with; None if it begins with none."""
+    with open(path, "rb") as file:
+        start = file.read(3)
+    marks = {
+        "UTF-8": codecs.BOM_UTF8,
+        "UTF-16": codecs.BOM_UTF16_LE,
+        "UTF-16 BE": codecs.BOM_UTF16_BE,
+    }
+    return next((name for name, mark in marks.items() if start.startswith(mark)), None)
 
 
 def coco_file_of(name: str) -> str | None:
@@ -181,6 +204,13 @@ def _check_entries(
         f"{json_file}: ids of kind '{kind}' that are not unique: {faults.count}",
         "Give each its own id.",
     )
+    texts = [entry["id"] for entry in entries if isinstance(entry["id"], str)]
+    if kind != "annotation" and 0 < len(texts) < len(entries):  # they are sorted by their ids
+        number = next(entry["id"] for entry in entries if not isinstance(entry["id"], str))
+        raise DataError(
+            f"{json_file}: some ids of kind '{kind}' are text, others numbers, such as "
+            f"{short_repr(texts[0])} and {short_repr(number)}. Write all of them in one way."
+        )
 
 
 def _repeated(values: Iterable[Hashable]) -> list[Hashable]:
@@ -217,13 +247,15 @@ def _check_annotations(content: dict[str, Any], json_file: str, purpose: Purpose
 
 
 def _loading_problem(annotation: dict[str, Any], categories: set[Any]) -> str | None:
-    """What makes Detectron2's ``load_coco_json`` fail on this annotation."""
+    """What makes Detectron2's ``load_coco_json`` fail on, or misread, this annotation."""
     if annotation["category_id"] not in categories:
         return (
             f"category_id {short_repr(annotation['category_id'])} is not in the list 'categories'"
         )
     if annotation.get("ignore", 0) != 0:
         return "'ignore' is not supported; use 'iscrowd'"
+    if (problem := crowd_problem(annotation)) is not None:
+        return problem
     if "bbox" in annotation and not annotation["bbox"]:
         return "'bbox' is empty; it needs [x, y, width, height]"
     if "bbox" in annotation and not isinstance(annotation["bbox"], list):
@@ -243,10 +275,11 @@ def _evaluation_problem(annotation: dict[str, Any], image: dict[str, Any]) -> st
     lacking = [key for key in ("area", "iscrowd", "segmentation") if key not in annotation]
     if lacking:
         return f"lacks {', '.join(lacking)}, needed for evaluation"
-    if type(annotation["area"]) not in (int, float) or not annotation["area"] < math.inf:
-        return f"'area' is {short_repr(annotation['area'])}, expected a number"
-    if annotation["iscrowd"] not in (0, 1):
-        return f"'iscrowd' is {short_repr(annotation['iscrowd'])}, expected 0 or 1"
+    if type(annotation["area"]) not in (int, float) or not 0 <= annotation["area"] < math.inf:
+        # Objects of a negative area are of no size class, not even of "all".
+        return f"'area' is {short_repr(annotation['area'])}, expected a number from 0"
+    if annotation["iscrowd"] is None:
+        return "'iscrowd' is None, expected 0 or 1"
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, dict):
         return rle_problem(segmentation, image["height"], image["width"])

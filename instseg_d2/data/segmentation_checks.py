@@ -70,6 +70,17 @@ def outline_problem(polygon: Any) -> str | None:
     return f"a polygon's outline is longer than {MAX_OUTLINE} pixels"
 
 
+def crowd_problem(annotation: dict[str, Any]) -> str | None:
+    """What is wrong with ``iscrowd``, which may be absent, or None.
+
+    A text such as "0" would make a crowd of every object: none of them would be learnt.
+    """
+    flag = annotation.get("iscrowd")
+    if flag is None or flag in (0, 1):  # False and True, too
+        return None
+    return f"'iscrowd' is {short_repr(flag)}, expected 0 or 1"
+
+
 def box_problem(box: Any) -> str | None:
     """What is wrong with a box of any mode, or None."""
     is_box = isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4

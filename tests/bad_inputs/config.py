@@ -302,6 +302,18 @@ CASES = [
         "INPUT.MIN_SIZE_TRAIN is (-64,); it must be one or more numbers of pixels, all above 0",
     ),
     value(
+        "sides in quotation marks",
+        "INPUT.MIN_SIZE_TRAIN",
+        "('64',)",
+        "INPUT.MIN_SIZE_TRAIN is ('64',); it must be one or more numbers of pixels, all above 0",
+    ),
+    value(
+        "a seed that no generator takes",
+        "SEED",
+        2**40,
+        "SEED is 1099511627776; it must be a whole number below 2147483648; -1 draws one",
+    ),
+    value(
         "an unknown way to sample sizes",
         "INPUT.MIN_SIZE_TRAIN_SAMPLING",
         "uniform",

@@ -176,6 +176,30 @@ CASES = [
         "data set 'own_train' has no annotated instances, so nothing can be learned.",
     ),
     trained(
+        "annotations with a byte order mark",
+        both(data_set(), raw("annotations.json", b"\xef\xbb\xbf{}")),
+        "...annotations.json begins with a byte order mark (UTF-8), as some programs on Windows "
+        "write it. Save it as UTF-8 without that mark.",
+    ),
+    trained(
+        "annotations in UTF-16",
+        both(data_set(), raw("annotations.json", "{}".encode("utf-16"))),
+        "...annotations.json begins with a byte order mark (UTF-16), as some programs on Windows "
+        "write it. Save it as UTF-8 without that mark.",
+    ),
+    trained(
+        "a crowd flag of text",
+        annotation(iscrowd="0"),
+        "...annotations.json: annotations that cannot be used: 1; annotation id 101 of image id 11:"
+        " 'iscrowd' is '0', expected 0 or 1; Correct or remove them.",
+    ),
+    trained(
+        "one id of text among numbers",
+        image(id="11"),
+        "...annotations.json: some ids of kind 'image' are text, others numbers, such as '11' and "
+        "12. Write all of them in one way.",
+    ),
+    trained(
         "an image path with backslashes",
         image(file_name="x\\a.png"),
         "data set 'own_train': 1 of the 2 images are missing, for example: "

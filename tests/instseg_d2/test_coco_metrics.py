@@ -145,6 +145,15 @@ def test_ids_of_any_kind(backend: Backend, ids: dict[str, Any], task: Task) -> N
     assert_same(figures, wanted)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_sides_with_a_decimal_point(backend: Backend, task: Task) -> None:
+    dataset, results = random_case(RICH)
+    wanted = CocoTruth(dataset).figures(results, task, backend=backend)
+    for image in dataset["images"]:
+        image.update(height=float(image["height"]), width=float(image["width"]))
+    assert_same(CocoTruth(dataset).figures(results, task, backend=backend), wanted)
+
+
 @pytest.fixture
 def perfect() -> Case:
     """One image with one object, which is found."""

@@ -7,7 +7,7 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from instseg_d2.data.annotation_checks import instance_problem
+from instseg_d2.data.annotation_checks import check_annotations, instance_problem
 from instseg_d2.errors import DataError
 from tests.checked_data import NAME, load, record
 from tests.coco_sample import SQUARE, coco
@@ -54,6 +54,12 @@ def test_what_detectron2_filters_is_no_error(register, change):
     content = coco()
     content["annotations"][1].update(change)
     assert len(load(register(content))) == 2
+
+
+def test_a_crowd_flag_of_text_hides_no_object():
+    flagged = [record(), record(iscrowd="0")]
+    with pytest.raises(DataError, match="'iscrowd' is '0', expected 0 or 1"):
+        check_annotations("x", flagged, num_classes=None, for_training=True)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,8 @@ def test_orphans_are_left_to_the_loader_unless_all_are(json_path):
     ("change", "said"),
     [
         ({"segmentation": []}, "'segmentation' is empty"),
+        ({"area": -1}, "'area' is -1, expected a number from 0"),
+        ({"iscrowd": None}, "'iscrowd' is None, expected 0 or 1"),
         ({"segmentation": [[1, 2, 3, 4]]}, "4 coordinates"),
         ({"segmentation": [[float("nan"), 2, 3, 4, 5, 6]]}, "infinite or not a number"),
         ({"segmentation": [SQUARE, [1, 2, "3", 4, 5, 6]]}, "flat list of numbers"),

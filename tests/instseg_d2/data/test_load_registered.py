@@ -156,3 +156,10 @@ def test_registered_function_that_returns_no_records(value, said):
     DatasetCatalog.register(NAME, lambda: value)
     with pytest.raises(DataError, match=said):
         load(NAME)
+
+
+def test_sides_with_a_decimal_point_are_whole_numbers(register):
+    content = coco()
+    content["images"][0].update(height=10.0, width=12.0)
+    first, _ = load(register(content))
+    assert repr((first["height"], first["width"])) == "(10, 12)"
