@@ -24,6 +24,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from instseg_d2.checkpoint import InstSegCheckpointer, LoadOptions
+from instseg_d2.class_order import class_names
 from instseg_d2.command_line import add_debug_option, one_line_errors
 from instseg_d2.config import load_config
 from instseg_d2.data.own_files import check_own_files
@@ -44,7 +45,10 @@ def evaluate(cfg: Any, resume: bool) -> dict[str, Any]:
     check_test_datasets(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = InstSegCheckpointer(
-        model, save_dir=cfg.OUTPUT_DIR, options=LoadOptions.from_config(cfg)
+        model,
+        save_dir=cfg.OUTPUT_DIR,
+        options=LoadOptions.from_config(cfg),
+        classes=class_names(cfg, cfg.DATASETS.TEST),
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     checkpointer.require_complete()

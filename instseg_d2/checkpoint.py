@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from instseg_d2.atomic_file import written_whole
+from instseg_d2.class_order import CLASSES_KEY, names_in, order_problem
 from instseg_d2.ema import WeightAverage
 from instseg_d2.errors import SavingError, UnreadableWeightsError, WeightsError
 from instseg_d2.older_checkpoints import damaged_record, older_checkpoints
@@ -78,6 +79,9 @@ class InstSegCheckpointer(DetectionCheckpointer):
         save_to_disk: False: :meth:`save` does nothing. Default: True in the main process.
         ema: if given, checkpoints have the averaged weights as their ``model``, and the weights
             that are being trained in their ``ema``; resuming sets both.
+        classes: names of the data's classes in the order that the model numbers them, if it tells
+            classes apart. They are saved along; weights of the same classes in another order are
+            neither resumed nor evaluated.
         checkpointables: objects with ``state_dict`` and ``load_state_dict`` that are saved along.
 
     Attributes:
@@ -95,6 +99,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
         options: LoadOptions = LoadOptions(),
         save_to_disk: bool | None = None,
         ema: WeightAverage | None = None,
+        classes: Sequence[str] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
@@ -103,8 +108,10 @@ class InstSegCheckpointer(DetectionCheckpointer):
         self.ema = ema
         if ema is not None:
             self.add_checkpointable(EMA_KEY, ema)
+        self.classes = None if classes is None else list(classes)
         self.report: LoadReport | None = None
         self.resumed_from = ""
+        self._classes_of_file: list[str] | None = None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> Checkpoint:
         """Go on from the last checkpoint of ``save_dir``, or load the weights of another file.
@@ -121,7 +128,8 @@ class InstSegCheckpointer(DetectionCheckpointer):
             What else the file has.
 
         Raises:
-            WeightsError: see :meth:`load`.
+            WeightsError: see :meth:`load`; or the checkpoint to go on from is of another model or
+                has the classes in another order.
         """
         self.resumed_from = ""
         if not (resume and comm.all_gather(self.has_checkpoint())[0]):
@@ -135,6 +143,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
         for path in paths:
             rest, problem = self._try_to_load(path)
             if not problem:
+                self._require_same_model(path)
                 self.resumed_from = path
                 if problems:
                     reason = problems[0].partition("\n")[0]
@@ -182,7 +191,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
             UnreadableWeightsError: absent or damaged.
             WeightsError: of another model, or training state of another run.
         """
-        self.report = None
+        self.report = self._classes_of_file = None
         self._is_read = False
         wanted = list(self.checkpointables) if checkpointables is None else checkpointables
         try:
@@ -207,13 +216,29 @@ class InstSegCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None  # Detectron2 leaves it set after an error
         return rest
 
+    def _require_same_model(self, path: str) -> None:
+        """What was resumed has set the whole model and has no tensor besides."""
+        assert self.report is not None, "load() has made one"
+        report = self.report
+        odd = [*report.missing, *(name for name, *_ in report.misshaped), *report.unexpected]
+        problem = order_problem(self._classes_of_file, self.classes)
+        if odd:
+            problem = (
+                f"{len(odd)} of its tensors, or of the model's, are only there or have another "
+                f"shape, for example {', '.join(odd[:3])}. Resuming needs the same model as "
+                "before. To start a new run from its weights, give it as MODEL.WEIGHTS and a new "
+                "OUTPUT_DIR."
+            )
+        if problem is not None:
+            raise WeightsError(self._in_context(path, problem))
+
     def require_complete(self) -> None:
         """See that the last :meth:`load` set the whole model, as prediction and evaluation need.
 
         Raises:
             WeightsError: nothing was loaded; tensors of the model were not in the file or had
-                another shape there; or the file has more tensors for parts of the model, which
-                means that it is of another one.
+                another shape there; the file has more tensors for parts of the model, which means
+                that it is of another one; or it has the classes in another order.
         """
         if self.report is None:
             raise WeightsError(
@@ -234,6 +259,8 @@ class InstSegCheckpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS: the file has {len(surplus)} tensors that the model has no use "
                 f"for, for example {', '.join(surplus[:3])}: it is of another model. {advice}"
             )
+        if (problem := order_problem(self._classes_of_file, self.classes)) is not None:
+            raise WeightsError(f"MODEL.WEIGHTS: {problem}")
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save weights and training state to ``{name}.pth``, whole or not at all.
@@ -249,9 +276,9 @@ class InstSegCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self._weights()}
+        data: dict[str, Any] = {"model": self._weights()}
         data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
-        data.update(kwargs)
+        data.update({**self._own_classes(), **kwargs})
         self._write(name, data)
         self.tag_last_checkpoint(f"{name}.pth")
 
@@ -262,7 +289,10 @@ class InstSegCheckpointer(DetectionCheckpointer):
             name, kwargs: as of :meth:`save`.
         """
         if self.save_dir and self.save_to_disk:
-            self._write(name, {"model": self._weights(), **kwargs})
+            self._write(name, {"model": self._weights(), **self._own_classes(), **kwargs})
+
+    def _own_classes(self) -> dict[str, list[str]]:
+        return {} if self.classes is None else {CLASSES_KEY: self.classes}
 
     def _weights(self) -> StateDict:
         return self.model.state_dict() if self.ema is None else self.ema.average()
@@ -345,6 +375,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
             backbone=self.backbone,
         )
         checkpoint["model"] = file_state
+        self._classes_of_file = names_in(checkpoint.get(CLASSES_KEY))
         check_values(file_state, model_state)
         file_state = dict(file_state)  # loading takes the mis-shaped tensors out of the other
         incompatible = super()._load_model(checkpoint)

@@ -83,6 +83,21 @@ def test_the_saved_config_evaluates_from_anywhere(
 
 
 @pytest.mark.slow
+def test_classes_in_another_order_are_not_evaluated(
+    finetuned: tuple[Path, subprocess.CompletedProcess[str]],
+    tiny: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the run's config the ids of the validation data number the classes."""
+    monkeypatch.chdir(finetuned[0])
+    with pytest.raises(SystemExit, match="class 0 is 'bolt' there, and 'nut' in the data"):
+        run_main(
+            monkeypatch, "--config-file", "sparseinst/finetune", "--eval-only", *OPTIONS[4:],
+            *tiny, "OUTPUT_DIR", "other", "MODEL.WEIGHTS", "out/model_final.pth",
+        )  # fmt: skip
+
+
+@pytest.mark.slow
 def test_the_saved_config_predicts_with_the_classes_names(
     finetuned: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:

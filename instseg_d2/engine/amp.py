@@ -136,9 +136,22 @@ class MixedPrecisionTrainer(SimpleTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        _check_optimizer(self.optimizer, state_dict["optimizer"])
         super().load_state_dict(state_dict)
         # A scaler that was disabled, as Detectron2's is without CUDA, has an empty state.
         if self.grad_scaler is not None and state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         if self.guard is not None and "guard" in state_dict:
             self.guard.load_state_dict(state_dict["guard"])
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """PyTorch loads the state of another optimiser, and fails at the next step.
+
+    Raises:
+        ValueError: the options of the groups are those of another kind.
+    """
+    # Not the other way round: later versions of PyTorch know more options.
+    unknown = sorted(set(state["param_groups"][0]).difference(optimizer.param_groups[0]))
+    if unknown:
+        raise ValueError(f"it is of another optimiser, one with {', '.join(unknown)}")

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from ..atomic_file import remove_leftovers
 from ..checkpoint import InstSegCheckpointer, LoadOptions
+from ..class_order import class_names
 from ..data.training_loader import build_training_loader
 from ..ema import WeightAverage
 from ..evaluation import build_evaluator
@@ -147,6 +148,7 @@ class Trainer(DefaultTrainer, EndableLoop):
             cfg.OUTPUT_DIR,
             options=LoadOptions.from_config(cfg),
             ema=self._ema,
+            classes=class_names(cfg, cfg.DATASETS.TRAIN),
             trainer=weakref.proxy(self),
         )
         self._gradient_norm = GradientNorm()

@@ -254,3 +254,23 @@ def test_a_scaler_in_the_checkpoint_is_left_unread_without_need() -> None:
         assert trainer.optimizer.param_groups[0]["lr"] == 1.0
     assert "grad_scaler" in state
     assert "grad_scaler" not in cpu_trainer(Net(), data, dtype=torch.bfloat16).state_dict()
+
+
+@pytest.mark.parametrize("saved", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("resumed", [torch.optim.SGD, torch.optim.AdamW])
+def test_the_state_of_another_optimiser_is_refused(
+    saved: type[torch.optim.Optimizer], resumed: type[torch.optim.Optimizer]
+) -> None:
+    model = nn.Linear(1, 1)
+    trainers = [
+        MixedPrecisionTrainer(
+            model, [], kind(model.parameters(), lr=0.1), device_type="cpu", dtype=torch.float32
+        )
+        for kind in (saved, resumed)
+    ]
+    state = trainers[0].state_dict()
+    if saved is resumed:
+        trainers[1].load_state_dict(state)
+        return
+    with pytest.raises(ValueError, match=r"another optimiser, one with .*(betas|momentum)"):
+        trainers[1].load_state_dict(state)

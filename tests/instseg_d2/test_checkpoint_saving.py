@@ -74,6 +74,22 @@ def test_old_checkpoints_are_dropped_as_by_detectron2(tmp_path):
     ]
 
 
+def longer():
+    model = Model()
+    model.extra = nn.Linear(1, 1)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed", "part"),
+    [(Model(3), Model(4), "head"), (Model(), longer(), "extra"), (longer(), Model(), "extra")],
+)
+def test_a_checkpoint_of_another_model_is_not_resumed(tmp_path, saved, resumed, part):
+    InstSegCheckpointer(saved, str(tmp_path)).save("model_0000001")
+    with pytest.raises(WeightsError, match=f"2 of .* for example {part}.*the same model"):
+        InstSegCheckpointer(resumed, str(tmp_path)).resume_or_load("", resume=True)
+
+
 def test_resume_without_a_checkpoint_loads_the_weights(tmp_path):
     source, target = Model(), Model()
     path = save_pth(tmp_path / "a.pth", source.state_dict())
