@@ -81,7 +81,9 @@ def one_line_errors(
     """End the program with one line on whatever goes wrong, and on Ctrl-C; with the traceback if
     ``args.debug``. Programs that log into a file leave the traceback there.
 
-    A reader of the output that goes away, as ``head`` does, ends the program silently.
+    A reader of the output that goes away, as ``head`` does, ends the program silently; where only
+    log lines are printed it goes on, and they are dropped. So is what is printed where an output
+    was closed from the start.
 
     Args:
         args: of a parser with ``--debug``, as :func:`new_parser` makes them.
@@ -91,6 +93,8 @@ def one_line_errors(
         names: what messages call by a config key, and how this program calls it.
         status: the exit status after an error.
     """
+    logging.raiseExceptions = args.debug  # else each line that cannot be printed is a traceback
+    _open_closed_outputs()
     try:
         try:
             yield
@@ -115,6 +119,20 @@ def one_line_errors(
             sys.exit(f"error: {message}")
         print(f"error: {message}", file=sys.stderr)
         sys.exit(status)
+
+
+def _open_closed_outputs() -> None:
+    """Lead what the shell has closed (``>&-``) to nowhere: the next file that is opened, a
+    checkpoint for example, would get its number, and all that is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one.
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115 - as long as the program runs
+            setattr(sys, name, stream)
 
 
 def _has_no_reader() -> bool:

@@ -120,6 +120,36 @@ def test_mistakes_of_the_program_are_called_so() -> None:
     assert "--debug" in message
 
 
+def run_under(repo: Path, body: str, shell: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with this body, its file descriptors set by a shell's redirections."""
+    code = (
+        "import argparse, logging, os, sys\n"
+        "from instseg_d2.command_line import one_line_errors\n"
+        "with one_line_errors(argparse.Namespace(debug=False)):\n"
+        f"    {body}"
+    )
+    line = f'"$0" -c "$1" {shell}'
+    return subprocess.run(
+        ["bash", "-c", line, sys.executable, code],
+        cwd=repo, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_files_do_not_get_the_number_of_a_closed_output(repo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    body = f"f = open({str(path)!r}, 'w'); print('printed', flush=True); os.write(1, b'more')"
+    done = run_under(repo, body, "<&- >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert path.read_text() == ""
+
+
+def test_log_lines_that_cannot_be_printed_are_dropped(repo: Path) -> None:
+    body = "logging.basicConfig(stream=sys.stdout); logging.warning('x'); os.write(2, b'end')"
+    done = run_under(repo, body, ">/dev/full")
+    assert done.stderr.startswith("end")
+    assert "Traceback" not in done.stderr
+
+
 def test_output_that_nobody_reads_ends_the_program_silently(repo: Path) -> None:
     code = (
         "import argparse; from instseg_d2.command_line import one_line_errors\n"
