@@ -17,6 +17,7 @@ from ..families import FAMILY_PACKAGES, family_of
 from ..model_zoo import find_config_file
 from ..modeling import check_device
 from ..processes import in_words
+from .output_dir import claim_output_dir
 from .quiet_terminal import hide_tracebacks
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         the frozen config.
 
     Raises:
-        ConfigError: see :func:`instseg_d2.config.load_config`; or ``OUTPUT_DIR`` cannot be used.
+        ConfigError: see :func:`instseg_d2.config.load_config`; or ``OUTPUT_DIR`` cannot be used,
+            for a training because another one is using it.
         ConfigError, DataError: see :func:`instseg_d2.data.own.register_own_data`.
         DeviceError: see :func:`instseg_d2.modeling.check_device`.
     """
@@ -48,6 +50,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         path = str(find_config_file(args.config_file))
         args = argparse.Namespace(**{**vars(args), "config_file": path})
     _make_output_dir(cfg.OUTPUT_DIR)
+    if not args.eval_only and comm.is_main_process():
+        claim_output_dir(cfg.OUTPUT_DIR)  # before anything of another training is overwritten
     for name in ("instseg_d2", *FAMILY_PACKAGES):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     default_setup(cfg, args)
@@ -66,6 +70,8 @@ def _make_output_dir(path: str) -> None:
     Raises:
         ConfigError: it cannot be made or written to.
     """
+    if not path:
+        raise ConfigError("OUTPUT_DIR is empty; name a folder")
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
