@@ -74,6 +74,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.run and not args.results:
         parser.error("give --run DIR or --results FILE")
+    if args.output and Path(args.output).suffix.lower() not in (".html", ".htm"):
+        parser.error(
+            f"--output {args.output}: the report is a page; give a name that ends in .html"
+        )
     if args.images and not args.json:
         parser.error("--images DIR goes with --json FILE")
     return args

@@ -169,6 +169,18 @@ CASES = [
         status=2,
     ),
     Case(
+        "an empty name of the output folder",
+        "train_net.py {net} {tiny} OUTPUT_DIR ''",
+        "OUTPUT_DIR is empty; name a folder",
+    ),
+    Case(
+        "a report in the place of the annotations",
+        "tools/report.py --json a.json --results r.json --output a.json",
+        "--output a.json: the report is a page; give a name that ends in .html",
+        text("a.json", "{}"),
+        status=2,
+    ),
+    Case(
         "a report of a run that is not there",
         "tools/report.py --run outptu",
         "--run outptu: there is no such folder; give the OUTPUT_DIR of a run",
