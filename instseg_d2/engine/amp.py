@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .nonfinite import StepGuard
+
+
+logger = logging.getLogger(__name__)
 
 
 class MixedPrecisionTrainer(SimpleTrainer):
@@ -137,6 +141,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         _check_optimizer(self.optimizer, state_dict["optimizer"])
+        _warn_of_other_options(self.optimizer, state_dict["optimizer"])
         super().load_state_dict(state_dict)
         # A scaler that was disabled, as Detectron2's is without CUDA, has an empty state.
         if self.grad_scaler is not None and state_dict.get("grad_scaler"):
@@ -155,3 +160,20 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
     unknown = sorted(set(state["param_groups"][0]).difference(optimizer.param_groups[0]))
     if unknown:
         raise ValueError(f"it is of another optimiser, one with {', '.join(unknown)}")
+
+
+def _warn_of_other_options(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Say which options of the config have no effect, because those of the checkpoint are kept."""
+    names = {"initial_lr": "learning rate", "weight_decay": "weight decay", "momentum": "momentum"}
+    changes = {
+        f"{name} {theirs[key]:g} (config: {ours[key]:g})": None
+        for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=False)
+        for key, name in names.items()
+        if key in ours and key in theirs and ours[key] != theirs[key]
+    }
+    if changes:
+        logger.warning(
+            "The training goes on with what it began with: %s. To change that, start a new run "
+            "from its weights, MODEL.WEIGHTS and a new OUTPUT_DIR, in place of --resume.",
+            ", ".join(list(changes)[:3]),
+        )

@@ -274,3 +274,21 @@ def test_the_state_of_another_optimiser_is_refused(
         return
     with pytest.raises(ValueError, match=r"another optimiser, one with .*(betas|momentum)"):
         trainers[1].load_state_dict(state)
+
+
+def test_options_of_the_config_that_resuming_passes_over_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainers = []
+    for rate, decay in ((0.1, 0.01), (0.2, 0.01)):
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay)
+        torch.optim.lr_scheduler.ConstantLR(optimizer)  # notes the rate to begin with
+        trainers.append(
+            MixedPrecisionTrainer(model, [], optimizer, device_type="cpu", dtype=torch.float32)
+        )
+    state = trainers[0].state_dict()
+    trainers[0].load_state_dict(state)
+    assert not caplog.records
+    trainers[1].load_state_dict(state)
+    assert "it began with: learning rate 0.1 (config: 0.2). To" in caplog.text
