@@ -18,6 +18,7 @@ from instseg_d2.data.coco_json import (
 from instseg_d2.data.segmentation_checks import (
     box_problem,
     crowd_problem,
+    is_within_a_pixel,
     polygon_problem,
     rle_problem,
 )
@@ -46,7 +47,7 @@ def check_annotations(
     Detectron2 filters them. For ``masks`` see :func:`.checks.load_checked_dataset`.
     """
     faulty: list[tuple[Record, int, str]] = []
-    instances = without_mask = 0
+    instances = without_mask = invisible = 0
     for record in records:
         size = record.get("height"), record.get("width")
         for index, annotation in enumerate(record.get("annotations", ())):
@@ -56,10 +57,13 @@ def check_annotations(
             instances += 1
             problem = problem or instance_problem(annotation, *size, num_classes, masks)
             without_mask += problem is None and not annotation.get("segmentation")
+            invisible += problem is None and masks != "none" and _is_invisible(annotation, *size)
             if problem is not None:
                 faulty.append((record, index, problem))
     if faulty:
         _raise_annotation_faults(name, faulty)
+    if invisible:
+        _report_invisible(name, invisible, instances)
     if without_mask and masks != "none":
         _report_boxes(name, without_mask, instances)
     if for_training and not instances:
@@ -67,6 +71,30 @@ def check_annotations(
         if json_file is not None:
             check_coco_json(json_file, "training")
         raise DataError(f"data set '{name}' has no annotated instances, so nothing can be learned.")
+
+
+def _is_invisible(annotation: dict[str, Any], height: int | None, width: int | None) -> bool:
+    polygons = annotation.get("segmentation")
+    if not isinstance(polygons, list) or not polygons or height is None or width is None:
+        return False
+    return max(height, width) > 1 and is_within_a_pixel(polygons, height, width)
+
+
+def _report_invisible(name: str, invisible: int, instances: int) -> None:
+    """Say how many outlines are of no use; :class:`DataError` if that is all."""
+    advice = "Polygons are in pixels of the image, not in fractions of its size."
+    if invisible == instances:
+        raise DataError(
+            f"data set '{name}': none of its {instances} objects covers more than a pixel of its "
+            f"image. {advice}"
+        )
+    logger.warning(
+        "data set '%s': %d of the %d objects cover no more than a pixel of their image. %s",
+        name,
+        invisible,
+        instances,
+        advice,
+    )
 
 
 def _report_boxes(name: str, without_mask: int, instances: int) -> None:

@@ -70,6 +70,22 @@ def outline_problem(polygon: Any) -> str | None:
     return f"a polygon's outline is longer than {MAX_OUTLINE} pixels"
 
 
+def is_within_a_pixel(polygons: list[list[float]], height: int, width: int) -> bool:
+    """Whether each of an object's outlines has no more than a pixel of the image: they lie beside
+    it, for example, or their coordinates are fractions of its size.
+
+    Args:
+        polygons: as :func:`polygon_problem` finds them usable.
+    """
+    for polygon in polygons:
+        columns, rows = polygon[::2], polygon[1::2]
+        across = min(max(columns), width) - max(min(columns), 0)
+        down = min(max(rows), height) - max(min(rows), 0)
+        if min(across, down) > 0 and max(across, down) > 1:
+            return False
+    return True
+
+
 def crowd_problem(annotation: dict[str, Any]) -> str | None:
     """What is wrong with ``iscrowd``, which may be absent, or None.
 

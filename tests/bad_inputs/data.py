@@ -194,6 +194,17 @@ CASES = [
         " 'iscrowd' is '0', expected 0 or 1; Correct or remove them.",
     ),
     trained(
+        "outlines in fractions of the image's size",
+        data_set(
+            lambda c: [
+                a.update(segmentation=[[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]], iscrowd=0)
+                for a in c["annotations"]
+            ]
+        ),
+        "data set 'own_train': none of its 3 objects covers more than a pixel of its image. "
+        "Polygons are in pixels of the image, not in fractions of its size.",
+    ),
+    trained(
         "one id of text among numbers",
         image(id="11"),
         "...annotations.json: some ids of kind 'image' are text, others numbers, such as '11' and "

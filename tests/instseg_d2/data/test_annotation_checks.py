@@ -62,6 +62,35 @@ def test_a_crowd_flag_of_text_hides_no_object():
         check_annotations("x", flagged, num_classes=None, for_training=True)
 
 
+FRACTIONS = [[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]]
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [FRACTIONS, [[50, 1, 60, 1, 60, 9]], [[1, -9, 9, -9, 9, -1]], [[5, 5, 5, 5, 5, 5]]],
+    ids=["fractions", "right of the image", "above the image", "a point"],
+)
+def test_outlines_that_cover_nothing_of_their_image(caplog, polygons):
+    good, bad = record(), record(segmentation=polygons)
+    check_annotations("x", [good], num_classes=None, for_training=True)
+    assert not caplog.records
+    check_annotations("x", [good, bad], num_classes=None, for_training=True)
+    assert "'x': 1 of the 2 objects cover no more than a pixel of their image" in caplog.text
+    check_annotations("x", [bad], num_classes=None, for_training=True, masks="none")
+    with pytest.raises(DataError, match=r"none of its 2 objects .* in pixels of the image, not in"):
+        check_annotations("x", [bad, bad], num_classes=None, for_training=True)
+
+
+@pytest.mark.parametrize(
+    ("polygons", "sides"),
+    [([[0, 0, 1, 0, 1, 1, 0, 1]], (1, 1)), ([[3, 0, 4, 0, 4, 2]], (10, 12)), (FRACTIONS, (1, 1))],
+)
+def test_small_outlines_that_cover_something(caplog, polygons, sides):
+    small = {**record(segmentation=polygons), "height": sides[0], "width": sides[1]}
+    check_annotations("x", [small], num_classes=None, for_training=True)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("category", "said"),
     [(2, "below 2"), (-1, "at least 0"), ("1", "not an integer"), (None, "not an integer")],
