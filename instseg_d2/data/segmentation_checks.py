@@ -78,6 +78,10 @@ def is_within_a_pixel(polygons: list[list[float]], height: int, width: int) -> b
         polygons: as :func:`polygon_problem` finds them usable.
     """
     for polygon in polygons:
+        middle = len(polygon) // 4 * 2
+        (left, right), (top, bottom) = (sorted((polygon[i], polygon[middle + i])) for i in (0, 1))
+        if 0 <= left < right - 1 and 0 <= top < bottom and right <= width and bottom <= height:
+            return False  # two points tell it of most objects, in a fraction of the time
         columns, rows = polygon[::2], polygon[1::2]
         across = min(max(columns), width) - max(min(columns), 0)
         down = min(max(rows), height) - max(min(rows), 0)
