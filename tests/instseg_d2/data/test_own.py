@@ -253,12 +253,19 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: c["categories"].append({"id": 91, "name": "nut"}),
         "category ids 17 and 91 have the same name, 'nut'",
     ),
-    "category id of text": (
+    "category ids of text": (
+        lambda c: (
+            [a.update(category_id=str(a["category_id"])) for a in c["annotations"]]
+            and [category.update(id=str(category["id"])) for category in c["categories"]]
+        ),
+        "category 'bolt': its id is '3', not a whole number",
+    ),
+    "one category id of text": (
         lambda c: (
             [a.update(category_id="3") for a in c["annotations"]]
             and c["categories"][0].update(id="3")
         ),
-        "its id is '3', not a whole number",
+        "some ids of kind 'category' are text, others numbers, such as '3' and 17",
     ),
     "file name of no text": (lambda c: c["images"][0].update(file_name=7), "'file_name' is 7"),
     "side of no number": (lambda c: c["images"][0].update(width="64"), "'width' is '64'"),
