@@ -224,10 +224,10 @@ class InstSegCheckpointer(DetectionCheckpointer):
         problem = order_problem(self._classes_of_file, self.classes)
         if odd:
             problem = (
-                f"{len(odd)} of its tensors, or of the model's, are only there or have another "
-                f"shape, for example {', '.join(odd[:3])}. Resuming needs the same model as "
-                "before. To start a new run from its weights, give it as MODEL.WEIGHTS and a new "
-                "OUTPUT_DIR."
+                f"it is of another model: {len(odd)} tensors are in one of the two only, or have "
+                f"another shape, for example {', '.join(odd[:3])}. Give the config that it was "
+                "trained with. To start a new run from its weights, give it as MODEL.WEIGHTS and a "
+                "new OUTPUT_DIR."
             )
         if problem is not None:
             raise WeightsError(self._in_context(path, problem))

@@ -86,7 +86,7 @@ def longer():
 )
 def test_a_checkpoint_of_another_model_is_not_resumed(tmp_path, saved, resumed, part):
     InstSegCheckpointer(saved, str(tmp_path)).save("model_0000001")
-    with pytest.raises(WeightsError, match=f"2 of .* for example {part}.*the same model"):
+    with pytest.raises(WeightsError, match=f"another model: 2 tensors .* for example {part}"):
         InstSegCheckpointer(resumed, str(tmp_path)).resume_or_load("", resume=True)
 
 
