@@ -142,6 +142,11 @@ def _explain_failed_load(name: str, error: Exception) -> DataError:
             check_coco_json(json_file, "loading")
         except DataError as reason:
             return DataError(f"data set '{name}': {reason}")
+    if isinstance(error, ModuleNotFoundError):
+        return DataError(
+            f"data set '{name}' is read with the package {error.name}, which is not installed: "
+            f"pip install {error.name}"
+        )
     message = f"data set '{name}' could not be loaded: {type(error).__name__}: {error}"
     if isinstance(error, AssertionError) and "thing_classes" in str(error):
         message += (

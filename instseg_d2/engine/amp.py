@@ -15,8 +15,10 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .nonfinite import StepGuard
 
-
 logger = logging.getLogger(__name__)
+
+HALLMARKS = {"momentum", "betas"}
+"""Options of a group that tell SGD from AdamW."""
 
 
 class MixedPrecisionTrainer(SimpleTrainer):
@@ -156,10 +158,10 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) ->
     Raises:
         ValueError: the options of the groups are those of another kind.
     """
-    # Not the other way round: later versions of PyTorch know more options.
-    unknown = sorted(set(state["param_groups"][0]).difference(optimizer.param_groups[0]))
-    if unknown:
-        raise ValueError(f"it is of another optimiser, one with {', '.join(unknown)}")
+    ours, theirs = set(optimizer.param_groups[0]), set(state["param_groups"][0])
+    if (ours ^ theirs) & HALLMARKS:  # of all others versions of PyTorch may know more or fewer
+        options = ", ".join(sorted(theirs - ours))
+        raise ValueError(f"it is of another optimiser, one with {options}")
 
 
 def _warn_of_other_options(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -142,6 +142,18 @@ def test_failing_registered_function_is_named():
         load(NAME)
 
 
+def test_missing_package_is_named():
+    """As ``lvis``, which Detectron2 reads LVIS with."""
+
+    def load_it():
+        raise ModuleNotFoundError("No module named 'lvis'", name="lvis")
+
+    DatasetCatalog.register(NAME, load_it)
+    message = f"'{NAME}' is read with the package lvis, which is not installed: pip install lvis$"
+    with pytest.raises(DataError, match=message):
+        load(NAME)
+
+
 def test_data_errors_of_a_registered_function_pass_unchanged():
     def fail():
         raise DataError("mend this")
