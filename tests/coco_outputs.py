@@ -40,6 +40,18 @@ def instances_of(case: Case) -> Outputs:
     return outputs
 
 
+def proposals_of(case: Case) -> Outputs:
+    """The boxes alone, as proposals."""
+    return {
+        image_id: Instances(
+            instances.image_size,
+            proposal_boxes=instances.pred_boxes,
+            objectness_logits=instances.scores,
+        )
+        for image_id, instances in instances_of(case).items()
+    }
+
+
 def process(evaluator: Any, outputs: Outputs, field: str = "instances") -> Any:
     evaluator.reset()
     for image_id, found in outputs.items():

@@ -23,7 +23,7 @@ from instseg_d2.coco_metrics import PYCOCOTOOLS
 from instseg_d2.errors import ConfigError
 from instseg_d2.rle_masks import RLEMasks
 from tests.coco_cases import RICH, random_case
-from tests.coco_outputs import assert_same, instances_of, process, run
+from tests.coco_outputs import assert_same, instances_of, process, proposals_of, run
 
 
 def register(dataset: dict[str, Any], folder: Path, name: str) -> str:
@@ -137,13 +137,7 @@ def test_no_images(registered: Any, tmp_path: Path) -> None:
 def test_box_proposals_are_judged_as_by_detectron2(registered: Any, tmp_path: Path) -> None:
     case = random_case(RICH)
     name = registered(case[0])
-    outputs = {}
-    for image_id, instances in instances_of(case).items():
-        outputs[image_id] = Instances(
-            instances.image_size,
-            proposal_boxes=instances.pred_boxes,
-            objectness_logits=instances.scores,
-        )
+    outputs = proposals_of(case)
     results = [
         process(kind(name, output_dir=str(tmp_path)), outputs, "proposals").evaluate()
         for kind in (COCOEvaluator, FastCOCOEvaluator)

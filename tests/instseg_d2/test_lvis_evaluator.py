@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 from instseg_d2.errors import ConfigError
 from instseg_d2.lvis_evaluator import METRICS, FastLVISEvaluator
 from tests.coco_cases import Case
-from tests.coco_outputs import assert_same, instances_of, process, run
+from tests.coco_outputs import assert_same, instances_of, process, proposals_of, run
 from tests.lvis_cases import RICH, random_lvis_case
 
 pytest.importorskip("lvis")
@@ -87,13 +87,7 @@ def test_fewer_detections(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_box_proposals_are_judged_as_by_detectron2(case: Case) -> None:
-    outputs = {}
-    for image_id, instances in instances_of(case).items():
-        outputs[image_id] = Instances(
-            instances.image_size,
-            proposal_boxes=instances.pred_boxes,
-            objectness_logits=instances.scores,
-        )
+    outputs = proposals_of(case)
     for annotation in case[0]["annotations"]:
         assert "iscrowd" not in annotation
     theirs, ours = (
