@@ -82,7 +82,8 @@ def named_images(source: Image | Iterable[Image]) -> Generator[NamedImage, None,
 
 
 def images_in(folder: str | Path) -> list[Path]:
-    """The image files of a folder, by name; not those of folders in it.
+    """The image files of a folder, by name; not those of folders in it. What cannot be read, such
+    as a link to nothing, is among them, to be named when it is its turn.
 
     Raises:
         DataError: there are none.
@@ -90,7 +91,7 @@ def images_in(folder: str | Path) -> list[Path]:
     paths = sorted(
         path
         for path in Path(folder).iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
     )
     if not paths:
         raise DataError(

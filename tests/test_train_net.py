@@ -82,6 +82,18 @@ def test_resume_continues_after_the_last_iteration(
     assert final["iteration"] == 5
 
 
+def test_a_training_that_is_over_says_so_when_it_is_resumed(
+    repo: Path,
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    tiny_overrides: list[str],
+) -> None:
+    folder, _ = trained
+    same = [*tiny_overrides, "OUTPUT_DIR", "out", "SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()"]
+    done = train_net(repo, folder, "--config-file", CONFIG, "--resume", *same)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "and SOLVER.MAX_ITER is 3. To go on, raise SOLVER.MAX_ITER." in done.stdout
+
+
 def test_config_by_path_with_a_base_of_its_own(
     repo: Path, tmp_path: Path, tiny_overrides: list[str]
 ) -> None:

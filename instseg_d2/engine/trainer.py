@@ -197,7 +197,7 @@ class Trainer(DefaultTrainer, EndableLoop):
     def train(self) -> Any:  # type: ignore[override]  # DefaultTrainer has the same
         """Run the training; see :class:`DefaultTrainer`.
 
-        One that early stopping has ended, and that is resumed, is only evaluated.
+        One that has come to its end, also by early stopping, and that is resumed, is only evaluated.
         """
         if self._selection is not None and self._selection.is_over:
             logger.warning(
@@ -205,6 +205,13 @@ class Trainer(DefaultTrainer, EndableLoop):
                 "TEST.EARLY_STOPPING.PATIENCE."
             )
             self.max_iter = min(self.max_iter, self.start_iter)
+        elif self.start_iter >= self.max_iter:
+            logger.warning(
+                "This training has come to its end: it is resumed after %d iterations, and "
+                "SOLVER.MAX_ITER is %d. To go on, raise SOLVER.MAX_ITER.",
+                self.start_iter,
+                self.max_iter,
+            )
         try:
             return super().train()
         finally:

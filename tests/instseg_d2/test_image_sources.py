@@ -32,6 +32,15 @@ def test_a_folder_is_its_images_by_name(folder: Path) -> None:
     assert all((named.read() == 50).all() for named in named_images(folder))
 
 
+def test_links_to_nothing_are_named_and_links_to_folders_passed_over(folder: Path) -> None:
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
+    (folder / "link.png").symlink_to(folder / "inner.png")
+    assert [path.name for path in images_in(folder)] == ["a.JPG", "b.png", "c.bmp", "gone.png"]
+    *_, last = named_images(folder)
+    with pytest.raises(DataError, match=r"gone\.png"):
+        last.read()
+
+
 def test_one_image_by_path_or_as_an_array(folder: Path) -> None:
     file = folder / "b.png"
     assert names(file) == names(str(file)) == [str(file)]
