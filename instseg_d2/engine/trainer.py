@@ -197,7 +197,7 @@ class Trainer(DefaultTrainer, EndableLoop):
     def train(self) -> Any:  # type: ignore[override]  # DefaultTrainer has the same
         """Run the training; see :class:`DefaultTrainer`.
 
-        One that has come to its end, also by early stopping, and that is resumed, is only evaluated.
+        One that is over, also by early stopping, and that is resumed, is only evaluated.
         """
         if self._selection is not None and self._selection.is_over:
             logger.warning(
