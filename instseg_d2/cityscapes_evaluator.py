@@ -40,13 +40,14 @@ class CityscapesEvaluator(CityscapesInstanceEvaluator):
 def mend_scripts() -> ModuleType:
     """Make the scripts that evaluate instances run, in this process.
 
-    They need a function that NumPy had until 2.4. What they write as JSON has NumPy's integers in
-    it, which fails, and nobody reads it: one file is in the folder where the program was started.
+    They need a function that NumPy had until 2.4, and fail where all predictions of a class lie in
+    regions that are ignored, as those of a model that has just begun may. What they write as JSON
+    has NumPy's integers in it, which fails, and nobody reads it: one file is in the folder where
+    the program was started.
     """
     import cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling as scripts
 
-    if not hasattr(scripts.np, "in1d"):
-        scripts.np = _OldNumpy()
+    scripts.np = _OldNumpy()
     scripts.writeDict2JSON = lambda *_: None
     module: ModuleType = scripts
     return module
@@ -77,12 +78,17 @@ class _Decoded:
 
 
 class _OldNumpy:
-    """NumPy, with a function that it had."""
+    """NumPy, as the scripts take it to be."""
 
     @staticmethod
     def in1d(array: np.ndarray, values: Any) -> np.ndarray:
         """Of each element, whether it is one of the values; one-dimensional."""
         return np.isin(array, values).ravel()
+
+    @staticmethod
+    def cumsum(array: np.ndarray) -> np.ndarray:
+        """Of nothing a zero: the scripts look at the last element, the number of true examples."""
+        return np.cumsum(array) if array.size else np.zeros(1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)

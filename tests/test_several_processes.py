@@ -40,7 +40,7 @@ def test_torchrun_trains_and_evaluates(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--master-port", str(free_port()), str(repo / "train_net.py"), *CONFIG),
-            *(*tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "out"),
+            *(*tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "out", "SEED", "1"),
         ],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -53,7 +53,8 @@ def test_torchrun_trains_and_evaluates(
         "metrics.json", "model_final.pth",
     }  # fmt: skip
     images = {result["image_id"] for result in json.loads((out / RESULTS).read_text())}
-    assert len(images) == 6  # of both processes
+    assert images & {1, 2, 3}  # of the first process
+    assert images & {4, 5, 6}
     assert done.stdout.count("copypaste: Task: segm") == 1
 
 

@@ -86,5 +86,13 @@ def test_a_part_is_found(image: str, as_tensor: bool) -> None:
     assert whole_car["AP"] - results["AP"] == pytest.approx(100 * 0.3 / 2)
 
 
+def test_all_that_is_found_lies_where_it_is_ignored(image: str) -> None:
+    """In pixels without a label; with another class nothing of it changes."""
+    beside = square(35, 70, 15)
+    assert evaluate(image, found([beside], [0], [0.9])) == {"AP": 0, "AP50": 0}
+    car = square(30, 30)
+    assert evaluate(image, found([beside, car], [0, 2], [0.9, 0.8])) == {"AP": 50, "AP50": 50}
+
+
 def test_nothing_is_found(image: str) -> None:
     assert evaluate(image, found([], [], [])) == {"AP": 0, "AP50": 0}
