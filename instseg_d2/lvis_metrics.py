@@ -162,7 +162,9 @@ class LvisTruth(CocoTruth):
         objects have been."""
         backend = default_backend()
         if backend.name != "faster-coco-eval":
-            raise DependencyError("LVIS's evaluation needs faster-coco-eval: pip install it")
+            raise DependencyError(
+                "LVIS's evaluation needs faster-coco-eval: pip install faster-coco-eval"
+            )
         from faster_coco_eval import COCOeval_faster
 
         images_of: dict[int, set[int]] = defaultdict(set)

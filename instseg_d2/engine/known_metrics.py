@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 
 from ..errors import ConfigError
 from ..families import family_of
+from ..lvis_evaluator import METRICS as LVIS_METRICS
 
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # What Detectron2's own models may be evaluated in, too.
@@ -54,7 +55,7 @@ def known_metrics(cfg: CfgNode, dataset_name: str) -> list[str] | None:
         if family is None:
             tasks["keypoints"] = [*KEYPOINT_METRICS, *of_classes]
     elif kind == "lvis":
-        tasks = {task: [*AP_METRICS, "APr", "APc", "APf"] for task in ("bbox", "segm")}
+        tasks = {task: list(LVIS_METRICS) for task in ("bbox", "segm")}
     elif kind == "cityscapes_instance":
         return ["segm/AP", "segm/AP50"]
     else:

@@ -36,7 +36,7 @@ OTHER_KEYS = ("DATASETS.TEST", "TEST.RESUME_INFERENCE")
 def evaluate_resumably(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     """Evaluate on ``DATASETS.TEST``, as ``Trainer.test`` does.
 
-    Data sets in COCO's format are gone on with, if ``TEST.RESUME_INFERENCE``.
+    Data sets in COCO's or LVIS's format are gone on with, if ``TEST.RESUME_INFERENCE``.
 
     Args:
         model: in eval mode, with its weights.
