@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import dataclasses
 import logging
@@ -44,7 +45,8 @@ def launch(program: Program, args: argparse.Namespace, layout: Layout, check: Ch
     """Run a program in the processes of a layout; returns, or exits, when all have ended.
 
     When one fails its error is shown, once, and the others end within seconds. The exit status is
-    then not 0.
+    then not 0. A process that others have started always ends here, with its functions of
+    :mod:`atexit` done, but without waiting for threads that the program left.
 
     Args:
         program: at the top level of a module.
@@ -88,7 +90,7 @@ def _take_part(program: Program, args: argparse.Namespace, layout: Layout, check
             connect(layout, store, check(args, layout))
         program(args)
     watch.finish()
-    distributed.destroy_process_group()
+    _leave()
 
 
 def connect(layout: Layout, store: distributed.Store, device: str) -> None:
@@ -188,10 +190,25 @@ def _fail(watch: Watch, error: BaseException) -> int:
     return status
 
 
+def _leave() -> None:
+    """End this process, the program being done, but not as Python does.
+
+    A thread of gloo may still hold the tensors of the last exchange and wait for Python, to let
+    them go. While Python takes itself down it ends threads that ask for it, and C++, that the whole
+    process: "terminate called without an active exception", SIGABRT, now and then. Destroying the
+    process groups would wait for these threads, but Detectron2 and ``DistributedDataParallel`` keep
+    the groups alive.
+    """
+    distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    _exit_now(0)
+
+
 def _exit_now(status: int) -> None:
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError):  # of one that takes nothing any more
+            stream.flush()
     os._exit(status)
 
 

@@ -15,8 +15,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
-from torch import distributed
-from torch.multiprocessing import spawn
 
 from instseg_d2.coco_evaluator import RESULTS_FILE, FastCOCOEvaluator, write_results
 from instseg_d2.coco_metrics import PYCOCOTOOLS
@@ -24,6 +22,7 @@ from instseg_d2.errors import ConfigError
 from instseg_d2.rle_masks import RLEMasks
 from tests.coco_cases import RICH, random_case
 from tests.coco_outputs import assert_same, instances_of, process, proposals_of, run
+from tests.two_processes import spawn_two
 
 
 def register(dataset: dict[str, Any], folder: Path, name: str) -> str:
@@ -200,25 +199,20 @@ def test_the_file_is_whole_or_not_there(tmp_path: Path, old: str | None) -> None
     assert old is None or file.read_text() == old
 
 
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
+def worker(rank: int, folder: Path) -> None:
     case = random_case(RICH)
-    register_coco_instances("parts", {}, f"{folder}/coco_evaluator_0.json", folder)
+    register_coco_instances("parts", {}, f"{folder}/coco_evaluator_0.json", str(folder))
     DatasetCatalog.get("parts")
     own = dict(list(instances_of(case).items())[rank::2])
     results = run(FastCOCOEvaluator("parts", f"{folder}/two"), own)
     torch.save(results, f"{folder}/{rank}.pth")
-    distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(registered: Any, tmp_path: Path) -> None:
     case = random_case(RICH)
     wanted = run(FastCOCOEvaluator(registered(case[0]), str(tmp_path / "one")), instances_of(case))
-    spawn(worker, (str(tmp_path),), nprocs=2)
+    spawn_two(worker, tmp_path)
     assert_same(torch.load(tmp_path / "0.pth"), wanted)
     assert torch.load(tmp_path / "1.pth") == {}
     files = [json.loads((tmp_path / part / RESULTS_FILE).read_text()) for part in ("one", "two")]

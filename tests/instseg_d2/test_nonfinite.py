@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor, distributed, nn
-from torch.multiprocessing import spawn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from instseg_d2.config import load_config
@@ -19,6 +18,7 @@ from instseg_d2.engine import Trainer
 from instseg_d2.engine.nonfinite import StepGuard, check_nonfinite
 from instseg_d2.engine.replay import FORMAT, StepRecord, replay, replay_with
 from instseg_d2.errors import ConfigError, DataError, NonFiniteStepError, UserError
+from tests.two_processes import spawn_two
 
 
 class Net(nn.Module):
@@ -284,16 +284,12 @@ def test_a_training_that_skips_goes_on_and_remembers(
 # ------------------------------------------------------------------------- several processes
 
 
-def worker(rank: int, folder: str) -> None:
+def worker(rank: int, folder: Path) -> None:
     """Two steps; in the first one the loss of the second process alone is NaN."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Linear(2, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    guard = StepGuard(model, optimizer, action="skip", output_dir=folder)
+    guard = StepGuard(model, optimizer, action="skip", output_dir=str(folder))
     taken = []
     for iteration in range(2):
         batch = [{"image": torch.ones(2), "file_name": f"{rank}.jpg"}]
@@ -307,12 +303,11 @@ def worker(rank: int, folder: str) -> None:
         if taken[-1]:
             optimizer.step()
     torch.save((taken, model.module.state_dict()), f"{folder}/{rank}.pth")
-    distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_processes_skip_the_same_steps(tmp_path: Path) -> None:
-    spawn(worker, (str(tmp_path),), nprocs=2)
+    spawn_two(worker, tmp_path)
     (first, one), (second, two) = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
     assert first == second == [False, True]
     torch.testing.assert_close(one, two, rtol=0, atol=0)

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from detectron2.engine import HookBase, SimpleTrainer, hooks
-from torch import distributed
-from torch.multiprocessing import spawn
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
@@ -21,6 +19,7 @@ from instseg_d2.engine import Trainer, stop_signals
 from instseg_d2.engine.stop_signals import StopOnSignal
 from instseg_d2.signals import SIGNALS, forwarded_signals, outlive_one_signal
 from tests.small_model import Model
+from tests.two_processes import spawn_two
 
 
 class Send(HookBase):
@@ -163,23 +162,17 @@ def test_workers_of_evaluations_outlive_it_too(tiny_overrides: list[str]) -> Non
 # ---------------------------------------------------------------------------------- processes
 
 
-def one_of_two(rank: int, folder: str) -> None:
+def one_of_two(rank: int, folder: Path) -> None:
     """Only the second process is sent a signal."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
-    trainer, _ = small_trainer(Path(folder), Send(signal.SIGTERM, *([6] if rank else [])))
-    trainer._write_metrics = lambda *args: None  # needs process groups of Detectron2's launcher
+    trainer, _ = small_trainer(folder, Send(signal.SIGTERM, *([6] if rank else [])))
     with pytest.raises(SystemExit) as end:
         trainer.train(0, 50)
-    Path(folder, f"{rank}.txt").write_text(f"{trainer.iter} {end.value.code}")
-    distributed.destroy_process_group()
+    (folder / f"{rank}.txt").write_text(f"{trainer.iter} {end.value.code}")
 
 
 @pytest.mark.slow
 def test_all_processes_end_after_the_same_iteration(tmp_path: Path) -> None:
-    spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    spawn_two(one_of_two, tmp_path)
     ends = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert ends == ["6 143", "6 143"]
     assert [path.name for path in tmp_path.glob("*.pth")] == ["model_0000006.pth"]

@@ -12,8 +12,6 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.utils.env import seed_all_rng
 from pycocotools import mask as mask_util
-from torch import distributed
-from torch.multiprocessing import spawn
 
 from instseg_d2.data.shapes import ShapesSpec
 from instseg_d2.data.shapes_dataset import register_shapes
@@ -26,6 +24,7 @@ from sharpmask_d2.dataset_mapper import (
     build_train_loader,
 )
 from sharpmask_d2.patch_sampling import SamplingOptions
+from tests.two_processes import spawn_two
 
 OPTIONS = SamplingOptions()
 RED = (200, 20, 10)
@@ -313,22 +312,17 @@ def test_errors_come_out_of_the_workers(tmp_path: Path) -> None:
         next(iter(loader))
 
 
-def worker(rank: int, folder: str, records: list[dict]) -> None:
+def worker(rank: int, folder: Path, records: list[dict]) -> None:
     """One rank of two: it saves what it draws and what it is to evaluate on."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
     seed_all_rng(10 + rank)
     train = next(iter(build_train_loader(config(), records)))
     held_out = [sample for batch in build_test_loader(config(), records) for sample in batch]
     torch.save((train, held_out), f"{folder}/{rank}.pth")
-    distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_share_the_work(records: list[dict], tmp_path: Path) -> None:
-    spawn(worker, (str(tmp_path), records), nprocs=2)
+    spawn_two(worker, tmp_path, records)
     ranks = [torch.load(tmp_path / f"{rank}.pth", weights_only=False) for rank in range(2)]
     assert [len(train) for train, _ in ranks] == [4, 4]
     assert len({sample["window"] for train, _ in ranks for sample in train}) == 8

@@ -16,8 +16,6 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
-from torch import distributed
-from torch.multiprocessing import spawn
 
 from instseg_d2.config import get_cfg
 from instseg_d2.data.image_proposals import ImageProposals
@@ -35,6 +33,7 @@ from tests.sharpmask_d2.recall_cases import (
     random_content,
     random_proposals,
 )
+from tests.two_processes import spawn_two
 
 Dataset = tuple[str, dict[str, Any], list[ImageProposals]]
 
@@ -332,12 +331,8 @@ def test_masks_and_boxes_mixed_are_refused(dataset: Dataset) -> None:
 # -------------------------------------------------------------------------------- two processes
 
 
-def worker(rank: int, folder: str, images: list[ImageProposals]) -> None:
+def worker(rank: int, folder: Path, images: list[ImageProposals]) -> None:
     """One process evaluates every second image, and then, in vain, one that the other has too."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
     name = "distributed"
     DatasetCatalog.register(name, list)
     MetadataCatalog.get(name).json_file = f"{folder}/annotations.json"
@@ -352,7 +347,6 @@ def worker(rank: int, folder: str, images: list[ImageProposals]) -> None:
     except DataError as error:
         message = str(error)
     torch.save((results, message), f"{folder}/{rank}.pth")
-    distributed.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -360,7 +354,7 @@ def test_two_processes_equal_one_and_share_no_image(dataset: Dataset, tmp_path: 
     name, _, images = dataset
     evaluator = ProposalEvaluator(name)
     process(evaluator, images)
-    spawn(worker, (str(tmp_path), images), nprocs=2)
+    spawn_two(worker, tmp_path, images)
     results, message = torch.load(tmp_path / "0.pth")
     assert_same(results, evaluator.evaluate())
     assert "image id '2' has come twice" in message

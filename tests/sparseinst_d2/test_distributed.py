@@ -7,12 +7,12 @@ import torch
 from detectron2.structures import BitMasks, Instances
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from instseg_d2.config import load_config
 from instseg_d2.engine.accumulation import AccumulatingTrainer
 from instseg_d2.modeling import build_model
+from tests.two_processes import spawn_two
 
 COUNTS = (2, 0)
 STEPS = 2  # the second fails if a parameter got no gradient in the first
@@ -37,12 +37,8 @@ def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def worker(rank: int, folder: str, overrides: list[str]) -> None:
+def worker(rank: int, folder: Path, overrides: list[str]) -> None:
     """What one process does: two steps, then it saves its losses and parameters."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(COUNTS)
-    )
     model = DistributedDataParallel(seeded_model(overrides))
     optimizer = torch.optim.SGD(trainable(model), 1e-3)
     for _ in range(STEPS):
@@ -53,7 +49,6 @@ def worker(rank: int, folder: str, overrides: list[str]) -> None:
     losses = {name: value.detach() for name, value in losses.items()}
     accumulated = [accumulation_step(rank, overrides, parts) for parts in (1, 2)]
     torch.save((losses, model.module.state_dict(), accumulated), f"{folder}/{rank}.pth")
-    distributed.destroy_process_group()
 
 
 def counted_allreduce(
@@ -78,15 +73,14 @@ def accumulation_step(rank: int, overrides: list[str], parts: int) -> tuple[dict
     )  # fmt: skip
     if parts == 1:  # a batch that is the whole step needs no totals
         trainer._normalisation = lambda batches: ([1.0], {})
-    # Detectron2 gathers metrics by process groups that its own launcher makes.
-    trainer._write_metrics = lambda *args: None
+    trainer._write_metrics = lambda *args: None  # there is no loop that would keep them
     trainer.run_step()
     return model.module.state_dict(), exchanges[0]
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path, tiny_overrides: list[str]) -> None:
-    spawn(worker, (str(tmp_path), tiny_overrides), nprocs=len(COUNTS))
+    spawn_two(worker, tmp_path, tiny_overrides)
     results = [torch.load(tmp_path / f"{rank}.pth") for rank in range(len(COUNTS))]
 
     # One process computes the same gradient as the mean over ranks: the sum of both ranks' losses,

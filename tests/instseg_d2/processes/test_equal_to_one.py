@@ -17,7 +17,6 @@ import torch
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils import comm
 from torch import nn
-from torch.multiprocessing import spawn
 
 from instseg_d2.config import load_config
 from instseg_d2.data.config_datasets import register_config_datasets
@@ -28,13 +27,10 @@ from instseg_d2.engine.amp import MixedPrecisionTrainer
 from instseg_d2.engine.averaging import AverageWeights
 from instseg_d2.engine.trainer import exchanging_gradients
 from instseg_d2.modeling import build_model
-from instseg_d2.processes import Layout
-from instseg_d2.processes.layout import TORCHRUN
-from instseg_d2.processes.meeting import free_port, meet
-from instseg_d2.processes.start import connect
 from instseg_d2.solver import build_optimizer
 from tests.sharpmask_d2.small_networks import patches, small_model
 from tests.training_runs import FIND_SOMETHING
+from tests.two_processes import spawn_two
 
 #: Instances of the four images of each step; a process has the first two or the last two. Some have
 #: empty images alone, or more instances than the model has maps for (10).
@@ -166,13 +162,8 @@ def everything(tiny: list[str], folder: Path) -> dict[str, Any]:
     return {**trained, **{name: evaluate(name, tiny, folder) for name in EVALUATIONS}}
 
 
-def worker(rank: int, tiny: list[str], folder: str, url: str) -> None:
-    torch.set_num_threads(1)
-    layout = Layout(TORCHRUN, per_machine=2, local_rank=rank, url=url)
-    store, watch = meet(layout)
-    connect(layout, store, "cpu")
-    torch.save(everything(tiny, Path(folder)), f"{folder}/{rank}.pth")
-    watch.finish()
+def worker(rank: int, folder: Path, tiny: list[str]) -> None:
+    torch.save(everything(tiny, folder), folder / f"{rank}.pth")
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +174,7 @@ def outcomes(
     folder = tmp_path_factory.mktemp("processes")
     with torch.random.fork_rng():
         one = everything(tiny_overrides, folder / "one")
-    spawn(worker, (tiny_overrides, str(folder), f"tcp://127.0.0.1:{free_port()}"), nprocs=2)
+    spawn_two(worker, folder, tiny_overrides)
     return [one, *(torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(2))]
 
 

@@ -1,5 +1,6 @@
 """Two real processes that exchange tensors (gloo): how they end, and what is shown of it."""
 
+import atexit
 import os
 import re
 import signal
@@ -36,8 +37,10 @@ def run(
     url = f"tcp://127.0.0.1:{free_port()}"
 
     def body(rank: int) -> None:
+        atexit._clear()  # what is to be done at the end of the tests
         try:
             launch(program, ARGS, Layout(TORCHRUN, 2, local_rank=rank, url=url), check)
+            os._exit(71)  # it ends the process itself
         except SystemExit as error:  # as Python does at its end
             if isinstance(error.code, str):
                 os.write(2, f"{error.code}\n".encode())
@@ -62,6 +65,16 @@ def test_processes_know_each_other_and_end_together(tmp_path: Path) -> None:
     assert run(program, tmp_path)[0] == [0, 0]
     for rank in "01":
         assert (tmp_path / rank).read_text() == "2 processes on 1 machine (torchrun), gloo"
+
+
+def test_a_process_ends_in_order_but_without_taking_python_down(tmp_path: Path) -> None:
+    """Else gloo's threads may ask for Python while it goes, which ends the process by SIGABRT."""
+
+    def program(args: Namespace) -> None:
+        atexit.register(os.write, 2, b"at exit\n")
+        comm.synchronize()
+
+    assert run(program, tmp_path) == ([0, 0], "at exit\n" * 2)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
