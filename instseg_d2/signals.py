@@ -28,6 +28,16 @@ def forwarded_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def held_back_signals() -> Iterator[None]:
+    """Signals wait; in processes that are started within, until :func:`outlive_one_signal`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def outlive_one_signal(worker: int) -> None:
     """For a data loader's worker: what is sent to all processes of a job does not end it before the
     step that waits for its images; the next signal does.
@@ -42,3 +52,4 @@ def outlive_one_signal(worker: int) -> None:
 
     for number in SIGNALS:
         signal.signal(number, end_by_the_next)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

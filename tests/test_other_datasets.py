@@ -109,7 +109,6 @@ def test_training_ends_with_the_figures_of_the_data_set(
         "DATASETS.TEST": f"('{names[1]}',)",
         "MODEL.SPARSE_INST.DECODER.NUM_CLASSES": num_classes,
         "SOLVER.MAX_ITER": 2,
-        "SEED": 1,  # finds something
         "OUTPUT_DIR": "out",
     }
     overrides = [str(part) for pair in own.items() for part in pair]

@@ -40,7 +40,7 @@ def test_torchrun_trains_and_evaluates(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--master-port", str(free_port()), str(repo / "train_net.py"), *CONFIG),
-            *(*tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "out", "SEED", "1"),
+            *(*tiny_overrides, *FIND_SOMETHING, "OUTPUT_DIR", "out"),
         ],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip

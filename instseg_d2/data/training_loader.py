@@ -27,7 +27,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import DataError
 from ..seeding import Purpose, random_numbers_of
-from ..signals import outlive_one_signal
+from ..signals import held_back_signals, outlive_one_signal
 from .training_order import Place, grouped, sampler_builder, shape_groups
 
 Batch = list[dict[str, Any]]
@@ -107,7 +107,8 @@ class TrainingLoader(Iterable[Batch]):
             worker_init_fn=outlive_one_signal,
             generator=torch.Generator(),  # else it draws a number from that of the training
         )
-        stream = iter(images)
+        with held_back_signals():  # one in the first moment of a worker would end it
+            stream = iter(images)
         try:
             while True:
                 yield list(itertools.islice(stream, size))

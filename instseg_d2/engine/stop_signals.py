@@ -11,53 +11,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-import time
-from types import FrameType
-from typing import Any
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
 from ..checkpoint import InstSegCheckpointer
-from ..signals import SIGNALS
 from .selection import is_due
-
-#: Seconds in which signals are one: a process may get it from its parent and from the system.
-SAME_SIGNAL = 1.0
-
-
-class _Listener:
-    """Notes the first signal."""
-
-    def __init__(self) -> None:
-        self.received = 0  # the number of a signal; 0: none
-        self._time = 0.0
-        self._process = os.getpid()
-        self._before: dict[int, Any] = {}
-
-    def start(self) -> None:
-        """Only the main thread of a process can listen; in others nothing happens."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-
-    def stop(self) -> None:
-        """Treat signals as before :meth:`start`."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            if time.monotonic() - self._time > SAME_SIGNAL:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            return
-        self.received, self._time = number, time.monotonic()
-        if os.getpid() == self._process and comm.is_main_process():
-            name = signal.Signals(number).name
-            # Not print, which may be what was interrupted.
-            os.write(2, f"\n{name}: ending after this step; a second one ends at once\n".encode())
+from .signal_listener import SignalListener
 
 
 class StopOnSignal(HookBase):
@@ -75,7 +35,7 @@ class StopOnSignal(HookBase):
         """
         self._checkpointer = checkpointer
         self._eval_period = eval_period
-        self._listener = _Listener()
+        self._listener = SignalListener()
         self._signal = 0  # that the processes have agreed on
         self._message = ""
         self.before_evaluation = hooks.CallbackHook(after_step=lambda _: self._after_checkpoint())

@@ -53,7 +53,7 @@ def test_of_two_writers_each_writes_a_whole_file(tmp_path):
     def write_slowly(letter):
         with written_whole(str(path)) as file:
             file.write(letter * 1000)
-            both_began.wait(timeout=10)
+            both_began.wait(timeout=60)
             file.write(letter * 1000)
 
     threads = [threading.Thread(target=write_slowly, args=(letter,)) for letter in (b"a", b"b")]

@@ -29,6 +29,7 @@ SPARSEINST = "sparseinst/sparse_inst_r50_giam"
 COMMON = [
     *("SOLVER.MAX_ITER", str(STEPS), "SOLVER.STEPS", "(5,)", "SOLVER.WARMUP_ITERS", "3"),
     *("SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"),
+    *("SEED", "-1"),  # a drawn one must be kept
 ]
 CASES = {
     "SparseInst": (SPARSEINST, []),

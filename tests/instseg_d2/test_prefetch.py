@@ -70,7 +70,7 @@ def test_work_goes_on_while_results_are_used() -> None:
     results = prefetch(iter(range(4)), work, num_workers=1, ahead=2)
     next(results)
     for _ in range(3):  # the first, and two more that nobody has asked for
-        assert started.acquire(timeout=5)
+        assert started.acquire(timeout=60)
     results.close()
 
 

@@ -15,9 +15,10 @@ from detectron2.engine import HookBase, SimpleTrainer, hooks
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
 from instseg_d2.data.config_datasets import register_config_datasets
-from instseg_d2.engine import Trainer, stop_signals
+from instseg_d2.engine import Trainer, signal_listener
+from instseg_d2.engine.signal_listener import SignalListener
 from instseg_d2.engine.stop_signals import StopOnSignal
-from instseg_d2.signals import SIGNALS, forwarded_signals, outlive_one_signal
+from instseg_d2.signals import SIGNALS, forwarded_signals, held_back_signals, outlive_one_signal
 from tests.small_model import Model
 from tests.two_processes import spawn_two
 
@@ -103,11 +104,29 @@ def test_a_second_signal_ends_at_once_but_not_the_same_one_twice(
         monkeypatch.setattr(os, "kill", lambda _, number: killed.append(number))
         listener._note(signal.SIGTERM, None)
         assert not killed
-        monkeypatch.setattr(stop_signals, "SAME_SIGNAL", 0.0)
+        monkeypatch.setattr(signal_listener, "SAME_SIGNAL", 0.0)
         listener._note(signal.SIGTERM, None)
         assert killed == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
+        listener.stop()
+
+
+def test_processes_forked_meanwhile_are_ended_by_their_parents() -> None:
+    """Else the end of a pool of processes waits for them for ever."""
+    context = torch.multiprocessing.get_context("fork")
+    child = context.Process(target=time.sleep, args=(60,))
+    listener = SignalListener()
+    listener.start()
+    try:
+        child.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        child.terminate()
+        child.join(30)
+        assert child.exitcode == -signal.SIGTERM
+        assert listener.received == signal.SIGTERM  # it still listens here
+    finally:
+        child.kill()
         listener.stop()
 
 
@@ -152,6 +171,27 @@ def work(ready: Any) -> None:
     time.sleep(60)
 
 
+def test_a_signal_in_the_first_moment_of_a_worker_waits() -> None:
+    context = torch.multiprocessing.get_context("fork")
+    ready, started = context.Event(), context.Event()
+    child = context.Process(target=work_slowly_begun, args=(started, ready))
+    with held_back_signals():
+        child.start()
+    assert started.wait(60)
+    os.kill(child.pid, signal.SIGTERM)
+    assert ready.wait(60)
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(60)
+    assert child.exitcode == -signal.SIGTERM
+
+
+def work_slowly_begun(started: Any, ready: Any) -> None:
+    started.set()
+    while signal.SIGTERM not in signal.sigpending():
+        time.sleep(0.01)
+    work(ready)
+
+
 def test_workers_of_evaluations_outlive_it_too(tiny_overrides: list[str]) -> None:
     cfg = load_config("sparseinst/sparse_inst_r50_giam", tiny_overrides)
     register_config_datasets(cfg)
@@ -185,7 +225,7 @@ def test_a_training_that_the_system_wants_to_end(
     """As of SLURM, workers get the signal as well."""
     overrides = [
         *tiny_overrides, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "100000", "OUTPUT_DIR", "out",
-        "SOLVER.CHECKPOINT_PERIOD", "2", "DATALOADER.NUM_WORKERS", "2", "SEED", "1",
+        "SOLVER.CHECKPOINT_PERIOD", "2", "DATALOADER.NUM_WORKERS", "2",
     ]  # fmt: skip
     args = ["--config-file", "sparseinst/sparse_inst_r50_giam", *overrides]
     with subprocess.Popen(

@@ -142,7 +142,7 @@ def test_images_that_are_refused(tmp_path, raw, said):
     with pytest.raises(DataError, match=said) as error:
         read_image({"file_name": str(path)}, "BGR")
     assert "a.png" in str(error.value)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_a_wrong_suffix_does_not_matter_and_a_lost_end_does(tmp_path):

@@ -110,14 +110,14 @@ def test_what_the_options_have_started_is_reported_by_its_parent(tmp_path: Path)
 def test_the_workers_of_a_killed_process_do_not_hide_its_end(tmp_path: Path) -> None:
     def die_with_a_worker(rank: int, watch: Watch) -> None:
         if os.fork() == 0:
-            time.sleep(20)
+            time.sleep(100)
             os._exit(0)
         die(rank, watch)
 
     start = time.monotonic()
     statuses, _ = run(THREE, {1: die_with_a_worker}, tmp_path)
     assert statuses == [1, -signal.SIGKILL, 1]
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
 
 
 def test_processes_that_have_come_to_their_end_wait_for_the_others(tmp_path: Path) -> None:
