@@ -34,7 +34,7 @@ from instseg_d2.command_line import (
     positive,
     whole,
 )
-from instseg_d2.config import load_config
+from instseg_d2.config import get_cfg, load_config
 from instseg_d2.demo.detections import Wanted
 from instseg_d2.demo.inputs import Inputs, find_inputs
 from instseg_d2.demo.progress import demo_settings
@@ -157,8 +157,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def split_at_overrides(inputs: list[str]) -> tuple[list[str], list[str]]:
     """Inputs, and the config overrides that argparse takes for inputs where these come last."""
+    outermost = [key for key, value in get_cfg().items() if not isinstance(value, CfgNode)]
     for index, text in enumerate(inputs):
-        if re.fullmatch(r"[A-Z_]+(\.[A-Z0-9_]+)+", text) and not Path(text).exists():
+        is_key = text in outermost or re.fullmatch(r"[A-Z_]+(\.[A-Z0-9_]+)+", text)
+        if is_key and not Path(text).exists():
             return inputs[:index], inputs[index:]
     return inputs, []
 

@@ -308,13 +308,15 @@ def test_the_models_threshold_leaves_out_what_is_not_wanted(sparseinst, sharpmas
     assert wanted.top == 10
 
 
-def test_overrides_right_behind_the_inputs_are_overrides(tmp_path, monkeypatch):
+@pytest.mark.parametrize("first", [["TEST.AUG", "1"], ["SEED", "3"], ["OUTPUT_DIR", "out"]])
+def test_overrides_right_behind_the_inputs_are_overrides(first, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("A.JPG").touch()
-    line = ["--config-file", "x", "--output", "y", "--input", "a.png", "A.JPG"]
-    args = parse([*line, "MODEL.WEIGHTS", "w.pth", "TEST.AUG", "1"])
-    assert args.input == ["a.png", "A.JPG"]
-    assert args.opts == ["MODEL.WEIGHTS", "w.pth", "TEST.AUG", "1"]
+    for name in ("A.JPG", "VERSION"):
+        Path(name).touch()
+    line = ["--config-file", "x", "--output", "y", "--input", "a.png", "A.JPG", "VERSION"]
+    args = parse([*line, *first, "MODEL.WEIGHTS", "w.pth"])
+    assert args.input == ["a.png", "A.JPG", "VERSION"]
+    assert args.opts == [*first, "MODEL.WEIGHTS", "w.pth"]
 
 
 # ------------------------------------------------------------------------------------- mistakes
