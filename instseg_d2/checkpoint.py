@@ -1,8 +1,9 @@
 """Loading and saving weights so that nothing goes wrong in silence.
 
-:mod:`instseg_d2.weights.file` reads a file; :mod:`instseg_d2.weights.matching`,
-:mod:`instseg_d2.weights.report` and :mod:`instseg_d2.weights.backbone_match` say what of it fits
-the model; :class:`InstSegCheckpointer` here decides what is an error, and saves.
+:mod:`instseg_d2.weights.finding` sees that a file is there, :mod:`instseg_d2.weights.file` reads
+it; :mod:`instseg_d2.weights.matching`, :mod:`instseg_d2.weights.report`,
+:mod:`instseg_d2.weights.backbone_match` and :mod:`instseg_d2.weights.completeness` say what of it
+fits the model; :class:`InstSegCheckpointer` here decides what is an error, and saves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlparse
+from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -26,14 +27,14 @@ from instseg_d2.class_order import CLASSES_KEY, names_in, order_problem
 from instseg_d2.ema import WeightAverage
 from instseg_d2.errors import SavingError, UnreadableWeightsError, WeightsError
 from instseg_d2.older_checkpoints import damaged_record, older_checkpoints
-from instseg_d2.remote_files import url_problem
 from instseg_d2.weights.backbone_match import match_backbone, require_backbone
+from instseg_d2.weights.completeness import incompleteness, other_model
 from instseg_d2.weights.file import Checkpoint, StateDict, file_kind, read_weights_file
+from instseg_d2.weights.finding import require_file
 from instseg_d2.weights.folded_norms import folded_statistics, norms_are_folded
 from instseg_d2.weights.matching import match_names
 from instseg_d2.weights.name_hash import verify_hash_in_name
 from instseg_d2.weights.report import LoadReport, Shape, make_report
-from instseg_d2.weights.sources import advice_for_absent_file, advice_for_failed_download
 from instseg_d2.weights.values import check_values
 
 OF_THE_CONFIG = ("pixel_mean", "pixel_std")
@@ -196,7 +197,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
         wanted = list(self.checkpointables) if checkpointables is None else checkpointables
         try:
             if path:
-                self._require_file(path)
+                require_file(path, self.path_manager, getattr(self.model, self.backbone, None))
             rest: Checkpoint = super().load(path, checkpointables=[])
             if EMA_KEY in rest and self.ema is None and wanted:
                 raise WeightsError(
@@ -219,16 +220,7 @@ class InstSegCheckpointer(DetectionCheckpointer):
     def _require_same_model(self, path: str) -> None:
         """What was resumed has set the whole model and has no tensor besides."""
         assert self.report is not None, "load() has made one"
-        report = self.report
-        odd = [*report.missing, *(name for name, *_ in report.misshaped), *report.unexpected]
-        problem = order_problem(self._classes_of_file, self.classes)
-        if odd:
-            problem = (
-                f"it is of another model: {len(odd)} tensors are in one of the two only, or have "
-                f"another shape, for example {', '.join(odd[:3])}. Give the config that it was "
-                "trained with. To start a new run from its weights, give it as MODEL.WEIGHTS and a "
-                "new OUTPUT_DIR."
-            )
+        problem = other_model(self.report) or order_problem(self._classes_of_file, self.classes)
         if problem is not None:
             raise WeightsError(self._in_context(path, problem))
 
@@ -245,21 +237,9 @@ class InstSegCheckpointer(DetectionCheckpointer):
                 "MODEL.WEIGHTS is empty, so the model is untrained: name a checkpoint, for example "
                 "MODEL.WEIGHTS output/model_final.pth."
             )
-        advice = "Give the config that the weights were trained with."
-        lost = [*self.report.missing, *(name for name, *_ in self.report.misshaped)]
-        if lost:
-            raise WeightsError(
-                f"MODEL.WEIGHTS: {len(lost)} of the model's tensors are not in the file or have "
-                f"another shape there, for example {', '.join(lost[:3])}. {advice}"
-            )
-        parts = tuple(f"{name}." for name, _ in self.model.named_children())
-        surplus = [name for name in self.report.unexpected if name.startswith(parts)]
-        if surplus:
-            raise WeightsError(
-                f"MODEL.WEIGHTS: the file has {len(surplus)} tensors that the model has no use "
-                f"for, for example {', '.join(surplus[:3])}: it is of another model. {advice}"
-            )
-        if (problem := order_problem(self._classes_of_file, self.classes)) is not None:
+        problem = incompleteness(self.report, [name for name, _ in self.model.named_children()])
+        problem = problem or order_problem(self._classes_of_file, self.classes)
+        if problem is not None:
             raise WeightsError(f"MODEL.WEIGHTS: {problem}")
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -323,32 +303,6 @@ class InstSegCheckpointer(DetectionCheckpointer):
                 "or start without --resume."
             )
         return f"MODEL.WEIGHTS{subject}: {message}"
-
-    def _require_file(self, path: str) -> None:
-        url = urlparse(path)._replace(query="").geturl()
-        if (problem := url_problem(url)) is not None:
-            raise WeightsError(problem)
-        try:
-            local = self.path_manager.get_local_path(url)
-        except Exception as error:  # from the network, the file system or Detectron2's catalogue
-            address, advice = advice_for_failed_download(url)
-            raise WeightsError(
-                f"fetching {address} failed ({type(error).__name__}: {error}). {advice}"
-            ) from error
-        if os.path.isfile(local):
-            return
-        if os.path.isdir(local):
-            raise WeightsError("it is a folder, not a file.")
-        advice = advice_for_absent_file(url, self._backbone_in_words())
-        raise WeightsError(f"there is no such file. {advice}")
-
-    def _backbone_in_words(self) -> str:
-        module = getattr(self.model, self.backbone, None)
-        if not isinstance(module, nn.Module):
-            return f"absent (the model has no '{self.backbone}')"
-        tensors = list(module.state_dict().items())[:2]
-        examples = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors)
-        return f"a {type(module).__name__} with tensors such as {examples}"
 
     def _load_file(self, filename: str) -> Checkpoint:
         if self.options.verify_hash:
