@@ -1,4 +1,4 @@
-"""Pictures for people: instances drawn on an image, and grids of such pictures.
+"""Pictures for people: instances drawn on an image.
 
 All images are RGB, uint8, (H, W, 3). Nothing here uses the state of ``matplotlib.pyplot`` or a
 random generator: the same input always gives the same picture.
@@ -9,24 +9,16 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-import pycocotools.mask as mask_util
-import torch
 from detectron2.data.catalog import Metadata
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
-from PIL import Image
 
-from .atomic_file import written_whole
+from .drawable import Annotation, Colour, Drawable
 from .mask_extent import MaskExtent
-from .rle_masks import RLEMasks, segmentation_rle
 
 MIN_DRAWN_SIDE = 320
 """Images with a shorter short side (pixels) are enlarged, so that labels stay readable."""
@@ -35,21 +27,6 @@ MAX_ENLARGED_PIXELS = 2**22
 """No image is enlarged beyond this, however narrow it is."""
 
 FILL_OPACITY = 0.45
-
-Annotation = dict[str, Any]
-Colour = tuple[float, float, float]
-"""Red, green and blue in 0..1."""
-
-
-@dataclass
-class _Drawable:
-    """N instances in pixels of the image: boxes (N, 4) XYXY; masks (N, H, W) bool or None; colours
-    or None for different ones."""
-
-    boxes: np.ndarray
-    masks: np.ndarray | None
-    labels: list[str]
-    colours: list[Colour] | None = None
 
 
 def draw_instances(
@@ -80,9 +57,9 @@ def draw_instances(
     height, width = image.shape[:2]
     names = metadata.get("thing_classes") if metadata is not None else None
     if isinstance(instances, Instances):
-        drawable = _from_predictions(instances, names, min_score)
+        drawable = Drawable.of_predictions(instances, names, min_score)
     else:
-        drawable = _from_annotations(instances, names, height, width)
+        drawable = Drawable.of_annotations(instances, names, height, width)
     return _draw_readably(image, drawable)
 
 
@@ -108,10 +85,10 @@ def draw_coloured(
     Raises:
         ValueError: masks of another size.
     """
-    return _draw_readably(image, _Drawable(boxes, masks, list(labels), list(colours)))
+    return _draw_readably(image, Drawable(boxes, masks, list(labels), list(colours)))
 
 
-def _draw_readably(image: np.ndarray, drawable: _Drawable) -> np.ndarray:
+def _draw_readably(image: np.ndarray, drawable: Drawable) -> np.ndarray:
     """Draw on a small image after enlarging it."""
     height, width = image.shape[:2]
     if drawable.masks is not None and drawable.masks.shape[1:] != (height, width):
@@ -120,11 +97,11 @@ def _draw_readably(image: np.ndarray, drawable: _Drawable) -> np.ndarray:
     factor = min(factor, max(1, int(math.sqrt(MAX_ENLARGED_PIXELS / (height * width)))))
     if factor > 1:
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-        drawable = _enlarged(drawable, factor)
+        drawable = drawable.enlarged(factor)
     return _draw(image, drawable)
 
 
-def _draw(image: np.ndarray, drawable: _Drawable) -> np.ndarray:
+def _draw(image: np.ndarray, drawable: Drawable) -> np.ndarray:
     """Fill and outline the masks (holes stay open) or outline the boxes, then label them."""
     colours = drawable.colours or [_colour(index) for index in range(len(drawable.labels))]
     extents = [MaskExtent.of(mask) for mask in drawable.masks] if drawable.masks is not None else []
@@ -158,7 +135,7 @@ def _fill(
     np.copyto(part, tinted, where=mask[box][..., None])
 
 
-def _areas(drawable: _Drawable, extents: Sequence[MaskExtent]) -> np.ndarray:
+def _areas(drawable: Drawable, extents: Sequence[MaskExtent]) -> np.ndarray:
     if drawable.masks is not None:
         return np.array([extent.area for extent in extents])
     sides = drawable.boxes[:, 2:] - drawable.boxes[:, :2]
@@ -168,7 +145,7 @@ def _areas(drawable: _Drawable, extents: Sequence[MaskExtent]) -> np.ndarray:
 
 def _label(
     picture: np.ndarray,
-    drawable: _Drawable,
+    drawable: Drawable,
     extents: Sequence[MaskExtent],
     colours: list[Colour],
     order: np.ndarray,
@@ -246,158 +223,6 @@ def label_anchor(extent: MaskExtent, font_size: float) -> tuple[float, float] | 
     return x, y - font_size / 2
 
 
-def _from_predictions(
-    predictions: Instances, names: Sequence[str] | None, min_score: float
-) -> _Drawable:
-    predictions = predictions.to("cpu")
-    if predictions.has("scores"):
-        predictions = predictions[predictions.scores >= min_score]
-    count = len(predictions) if predictions.get_fields() else 0
-    classes = predictions.pred_classes.tolist() if predictions.has("pred_classes") else None
-    scores = predictions.scores.tolist() if predictions.has("scores") else None
-    labels = [
-        " ".join(
-            ([_class_name(classes[index], names)] if classes is not None else [])
-            + ([f"{scores[index]:.0%}"] if scores is not None else [])
-        )
-        for index in range(count)
-    ]
-    boxes = np.zeros((count, 4))
-    if predictions.has("pred_boxes"):
-        boxes = predictions.pred_boxes.tensor.numpy()
-    masks = None
-    if predictions.has("pred_masks"):
-        masks = _bitmaps(predictions.pred_masks).numpy() > 0
-    return _Drawable(boxes, masks, labels)
-
-
-def _bitmaps(masks: Any) -> torch.Tensor:
-    """(n, H, W) of a tensor, ``BitMasks`` or :class:`.RLEMasks`."""
-    if isinstance(masks, RLEMasks):
-        return masks.decode()
-    return masks if isinstance(masks, torch.Tensor) else masks.tensor
-
-
-def _from_annotations(
-    annotations: Sequence[Annotation], names: Sequence[str] | None, height: int, width: int
-) -> _Drawable:
-    labels = [
-        _class_name(annotation["category_id"], names)
-        + (" (crowd)" if annotation.get("iscrowd", 0) else "")
-        for annotation in annotations
-    ]
-    if all("segmentation" in annotation for annotation in annotations):
-        masks = np.zeros((len(annotations), height, width), bool)
-        for mask, annotation in zip(masks, annotations, strict=True):
-            mask[:] = _decode(annotation["segmentation"], height, width)
-        return _Drawable(np.zeros((len(annotations), 4)), masks, labels)
-    boxes = [
-        BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-        for annotation in annotations
-    ]
-    return _Drawable(np.array(boxes, float), None, labels)
-
-
-def _decode(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Polygons, a run-length code or a mask -> (H, W), true inside."""
-    if isinstance(segmentation, np.ndarray):
-        return segmentation > 0
-    mask: np.ndarray = mask_util.decode(segmentation_rle(segmentation, height, width)) > 0
-    return mask
-
-
-def _class_name(category: int, names: Sequence[str] | None) -> str:
-    return names[category] if names and 0 <= category < len(names) else str(category)
-
-
 def _colour(index: int) -> Colour:
     """Bright colours; steps of the golden ratio keep neighbours in the list far apart in hue."""
     return colorsys.hsv_to_rgb((0.58 + index * 0.6180339887) % 1, 0.85, (1.0, 0.8)[index % 2])
-
-
-def _enlarged(drawable: _Drawable, factor: int) -> _Drawable:
-    masks = drawable.masks
-    if masks is not None:
-        masks = masks.repeat(factor, axis=1).repeat(factor, axis=2)
-    return _Drawable(drawable.boxes * factor, masks, drawable.labels, drawable.colours)
-
-
-# -------------------------------------------------------------------------------------- grids
-
-
-def picture_grid(
-    rows: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[str] = ("image", "ground truth", "prediction"),
-    *,
-    cell: int = 360,
-    gap: int = 8,
-) -> np.ndarray:
-    """Put pictures side by side, one row for each image, with a title over each column.
-
-    Args:
-        rows: uint8 RGB pictures of any sizes, as many in each row as there are titles.
-        titles: one for each column.
-        cell: pictures are scaled to fit ``cell`` pixels in width and height.
-        gap: white pixels between and around the pictures.
-
-    Returns:
-        uint8 RGB. A row is as high as its highest picture.
-
-    Raises:
-        ValueError: no rows, or a row of another length.
-    """
-    if not rows or any(len(row) != len(titles) for row in rows):
-        raise ValueError(f"expected rows of {len(titles)} pictures: {[len(row) for row in rows]}")
-    width = len(titles) * (cell + gap) + gap
-    strips = [_title_strip(titles, width, cell, gap)]
-    for row in rows:
-        fitted = [_fit(picture, cell) for picture in row]
-        strip = np.full((max(len(picture) for picture in fitted) + gap, width, 3), 255, np.uint8)
-        for column, picture in enumerate(fitted):
-            height, breadth = picture.shape[:2]
-            left = gap + column * (cell + gap) + (cell - breadth) // 2
-            top = (len(strip) - gap - height) // 2
-            strip[top : top + height, left : left + breadth] = picture
-        strips.append(strip)
-    return np.concatenate(strips)
-
-
-def _fit(picture: np.ndarray, cell: int) -> np.ndarray:
-    height, width = picture.shape[:2]
-    scale = cell / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    fitted: np.ndarray = cv2.resize(picture, size, interpolation=method)
-    return fitted
-
-
-def _title_strip(titles: Sequence[str], width: int, cell: int, gap: int) -> np.ndarray:
-    height, dpi = 34, 100
-    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    for column, title in enumerate(titles):
-        centre = gap + column * (cell + gap) + cell / 2
-        figure.text(centre / width, 0.45, title, ha="center", va="center", fontsize=12)
-    canvas.draw()
-    strip = np.asarray(canvas.buffer_rgba())[:height, :width, :3]
-    # Rounding in matplotlib may make the canvas a pixel narrower.
-    return np.pad(
-        strip,
-        ((0, height - strip.shape[0]), (0, width - strip.shape[1]), (0, 0)),
-        constant_values=255,
-    )
-
-
-def save_png(path: str, picture: np.ndarray) -> None:
-    """Write a uint8 RGB picture whole or not at all."""
-    with written_whole(path) as file:
-        Image.fromarray(picture).save(file, format="PNG")
-
-
-def save_picture(path: str, picture: np.ndarray) -> None:
-    """Write a uint8 RGB picture whole or not at all; PNG if the path ends so, else JPEG."""
-    with written_whole(path) as file:
-        if path.lower().endswith(".png"):
-            Image.fromarray(picture).save(file, format="PNG")
-        else:
-            Image.fromarray(picture).save(file, format="JPEG", quality=92)

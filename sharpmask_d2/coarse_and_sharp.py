@@ -14,8 +14,9 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from instseg_d2.errors import ConfigError
+from instseg_d2.picture_grid import picture_grid
 from instseg_d2.rle_masks import RLE, RLEMasks
-from instseg_d2.visualize import draw_instances, picture_grid
+from instseg_d2.visualize import draw_instances
 
 from .full_image import (
     ImageInput,

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from instseg_d2.engine import Trainer
 from instseg_d2.errors import ConfigError
 from instseg_d2.modeling import build_trained_model
-from instseg_d2.visualize import picture_grid
+from instseg_d2.picture_grid import picture_grid
 
 from .patch_evaluation import mask_iou, resized_logits
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instseg_d2.errors import ConfigError
-from instseg_d2.visualize import draw_instances, picture_grid
+from instseg_d2.picture_grid import picture_grid
+from instseg_d2.visualize import draw_instances
 
 from .decoder import BaseIAMDecoder, InstanceBranch
 from .sparseinst import SparseInst

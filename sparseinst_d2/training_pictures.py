@@ -10,7 +10,8 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from torch import nn
 
-from instseg_d2.visualize import draw_instances, picture_grid
+from instseg_d2.picture_grid import picture_grid
+from instseg_d2.visualize import draw_instances
 
 from .activation_maps import draw_activation_maps, instances_with_maps
 from .sparseinst import with_bitmasks

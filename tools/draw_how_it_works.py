@@ -24,8 +24,10 @@ from instseg_d2.config import load_config
 from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.image_sources import NamedImage
 from instseg_d2.modeling import build_trained_model
+from instseg_d2.picture_files import save_picture
+from instseg_d2.picture_grid import picture_grid
 from instseg_d2.preprocessing import ImagePreprocessor
-from instseg_d2.visualize import draw_instances, picture_grid, save_picture
+from instseg_d2.visualize import draw_instances
 from sharpmask_d2.inside import Level, RefinedWindow, look_inside
 from sparseinst_d2.activation_maps import draw_activation_maps, heat_map, instances_with_maps
 from sparseinst_d2.postprocess import class_scores

@@ -23,9 +23,11 @@ from instseg_d2.config import load_config
 from instseg_d2.data.image_reading import read_image
 from instseg_d2.engine import Trainer, load_dataset, setup, training_dicts
 from instseg_d2.errors import ConfigError
+from instseg_d2.picture_files import save_picture
+from instseg_d2.picture_grid import picture_grid
 from instseg_d2.predictor import Predictor
 from instseg_d2.training_curves import plot_training_curves
-from instseg_d2.visualize import draw_instances, picture_grid, save_png
+from instseg_d2.visualize import draw_instances
 
 DEFAULT_CONFIG = "quickstart/sparseinst_shapes"
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         cfg = setup(argparse.Namespace(**vars(args), eval_only=False))
         results = train(cfg)
         minutes = (time.perf_counter() - start) / 60
-        save_png(str(grid), draw_predictions(cfg, args.pictures, args.min_score))
+        save_picture(str(grid), draw_predictions(cfg, args.pictures, args.min_score))
         plot_training_curves(str(output / "metrics.json"), str(curves))
 
     print(f"\nOn the held-out images of {cfg.DATASETS.TEST[0]}, after {minutes:.1f} minutes:")

@@ -17,8 +17,8 @@ from tabulate import tabulate
 from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, positive
 from instseg_d2.config import load_config
 from instseg_d2.data.config_datasets import register_config_datasets
+from instseg_d2.picture_files import save_picture
 from instseg_d2.programs import run_training
-from instseg_d2.visualize import save_png
 from sharpmask_d2.patch_pictures import draw_held_out_patches, only_test_set
 
 TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     picture = output / "patches.png"
     register_config_datasets(cfg)
     cfg.MODEL.WEIGHTS = str(stages["SharpMask"] / "model_final.pth")
-    save_png(str(picture), draw_held_out_patches(cfg, max(args.pictures, 1)))
+    save_picture(str(picture), draw_held_out_patches(cfg, max(args.pictures, 1)))
     print(f"\nOn held-out patches, in percent; both stages took {minutes:.1f} minutes:")
     print(results_table({name: last_metrics(folder) for name, folder in stages.items()}))
     print(f"\nPictures (patch, true mask, coarse and sharp mask): {picture}")

@@ -13,7 +13,7 @@ from instseg_d2.command_line import add_overrides, new_parser, one_line_errors, 
 from instseg_d2.config import load_config
 from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.errors import ConfigError
-from instseg_d2.visualize import save_png
+from instseg_d2.picture_files import save_picture
 from sharpmask_d2 import FAMILY
 from sharpmask_d2.patch_pictures import draw_held_out_patches
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--config-file", required=True, help="path or name of a config")
     parser.add_argument("--count", type=positive, default=8, help="patches in the picture")
-    parser.add_argument("--output", default="patches.png", help="PNG file to write")
+    parser.add_argument("--output", default="patches.png", help="file to write, .png or .jpg")
     add_overrides(parser)
     args = parser.parse_args()
     with one_line_errors(args):
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         )
     register_config_datasets(cfg)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    save_png(args.output, draw_held_out_patches(cfg, args.count))
+    save_picture(args.output, draw_held_out_patches(cfg, args.count))
     print(f"Pictures (patch, true mask, predicted masks): {args.output}")
 
 

@@ -18,8 +18,9 @@ from ..batch_predictor import BatchPredictor, Prediction
 from ..errors import DataError
 from ..image_sources import frame_name
 from ..part_file import Stamp, file_stamp
+from ..picture_files import save_picture
 from ..run_settings import Settings
-from ..visualize import draw_instances, save_picture
+from ..visualize import draw_instances
 from .detections import Wanted
 from .inputs import Inputs, refuse_to_overwrite_inputs, result_names
 from .progress import Progress

@@ -12,10 +12,11 @@ import pycocotools.mask as mask_util
 from markupsafe import Markup
 
 from ..data.image_reading import read_image
+from ..drawable import Colour
 from ..errors import DataError
 from ..html_page import picture
 from ..rle_masks import segmentation_rle
-from ..visualize import Colour, draw_coloured
+from ..visualize import draw_coloured
 from .matching import FALSE, TRUE, ImageMatches
 from .truth import Truth
 

@@ -5,9 +5,8 @@ import torch
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from matplotlib import pyplot
-from PIL import Image
 
-from instseg_d2.visualize import MIN_DRAWN_SIDE, draw_instances, picture_grid, save_png
+from instseg_d2.visualize import MIN_DRAWN_SIDE, draw_instances
 
 GREY = 90
 METADATA = Metadata(name="drawn", thing_classes=["cat", "dog"])
@@ -42,9 +41,6 @@ def _no_global_figures():
     before = pyplot.get_fignums(), np.random.get_state()[1].tolist()
     yield
     assert (pyplot.get_fignums(), np.random.get_state()[1].tolist()) == before
-
-
-# ---------------------------------------------------------------------------- draw_instances
 
 
 @pytest.mark.parametrize(
@@ -211,43 +207,3 @@ def test_other_images_are_refused(image):
 def test_masks_of_another_size_are_refused():
     with pytest.raises(ValueError, match="masks"):
         draw_instances(grey(320, 401), predictions([square()]))
-
-
-# ------------------------------------------------------------------------------ picture_grid
-
-
-def test_grid_places_pictures_in_rows_and_columns():
-    red, green = np.zeros((2, 50, 100, 3), np.uint8)
-    red[..., 0], green[..., 1] = 200, 200
-    blue = np.zeros((30, 10, 3), np.uint8)
-    blue[..., 2] = 200
-    grid = picture_grid([(red, green), (green, blue)], ("left", "right"), cell=60, gap=10)
-    title = grid.shape[0] - (30 + 10) - (60 + 10)
-    assert grid.shape[1] == 2 * 60 + 3 * 10
-    assert title > 10
-    assert (grid[:title] < 100).any(), "titles are written"
-    assert grid[title + 15, 40].tolist() == [200, 0, 0]
-    assert grid[title + 15, 110].tolist() == [0, 200, 0]
-    assert grid[title + 40 + 30, 40].tolist() == [0, 200, 0]
-    # 10 x 30 becomes 20 x 60, in the middle of its cell.
-    assert grid[title + 40 + 30, 110].tolist() == [0, 0, 200]
-    assert grid[title + 40 + 30, 95].tolist() == [255, 255, 255]
-    assert grid[title + 35, 40].tolist() == [255, 255, 255]
-
-
-@pytest.mark.parametrize("rows", [[], [(grey(),)], [(grey(), grey(), grey()), (grey(),)]])
-def test_grid_needs_full_rows(rows):
-    with pytest.raises(ValueError, match="expected rows of 3"):
-        picture_grid(rows)
-
-
-def test_grid_of_very_uneven_pictures_and_odd_widths():
-    for cell in (60, 61, 97, 203):
-        grid = picture_grid([(grey(1, 500), grey(500, 1), grey(3, 3))], cell=cell)
-        assert grid.shape[1] == 3 * cell + 4 * 8
-
-
-def test_png_holds_the_same_pixels(tmp_path):
-    picture = np.arange(90, dtype=np.uint8).reshape(5, 6, 3)
-    save_png(str(tmp_path / "a.png"), picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), picture)
