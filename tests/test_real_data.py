@@ -77,6 +77,7 @@ def few_large_objects(annotation_file: Path, count: int) -> dict:
     return {**data, "images": images, "annotations": annotations}
 
 
+@pytest.mark.timeout(1800)  # minutes of computation
 def test_a_small_model_learns_eight_images_by_heart(coco: Path, tmp_path: Path) -> None:
     """Loading, targets, losses, inference and evaluation agree: else AP would not come near 100."""
     subset = few_large_objects(coco / "annotations" / "instances_train2017.json", 8)
@@ -105,7 +106,7 @@ def train_by_heart(name: str, output: Path) -> dict:
         "INPUT.MAX_SIZE_TEST": 400,
         "INPUT.RANDOM_FLIP": "none",
         "SOLVER.IMS_PER_BATCH": 8,
-        "SOLVER.MAX_ITER": 250,
+        "SOLVER.MAX_ITER": 200,
         "TEST.PRECISE_BN.NUM_ITER": 10,
         "OUTPUT_DIR": output,
     }
