@@ -14,6 +14,7 @@ from detectron2.engine import HookBase, SimpleTrainer, hooks
 
 from instseg_d2.checkpoint import InstSegCheckpointer
 from instseg_d2.config import load_config
+from instseg_d2.data import training_loader
 from instseg_d2.data.config_datasets import register_config_datasets
 from instseg_d2.engine import Trainer, signal_listener
 from instseg_d2.engine.signal_listener import SignalListener
@@ -190,6 +191,25 @@ def work_slowly_begun(started: Any, ready: Any) -> None:
     while signal.SIGTERM not in signal.sigpending():
         time.sleep(0.01)
     work(ready)
+
+
+def test_workers_of_a_training_are_started_so(
+    tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note_what_waits(worker: int) -> None:
+        waiting = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        (tmp_path / str(worker)).write_text(str(set(SIGNALS) <= waiting))
+
+    monkeypatch.setattr(training_loader, "outlive_one_signal", note_what_waits)
+    cfg = load_config(
+        "sparseinst/sparse_inst_r50_giam", [*tiny_overrides, "DATALOADER.NUM_WORKERS", "1"]
+    )
+    register_config_datasets(cfg)
+    stream = iter(Trainer.build_train_loader(cfg))
+    next(stream)
+    stream.close()
+    assert (tmp_path / "0").read_text() == "True"
+    assert not set(SIGNALS) & signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_workers_of_evaluations_outlive_it_too(tiny_overrides: list[str]) -> None:
