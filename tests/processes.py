@@ -47,15 +47,19 @@ def usage() -> Usage:
 def child_pids() -> list[int]:
     """Of all processes that this one started and that have not ended, but Python's own tracker of
     shared memory, which lives as long as this one."""
-    tasks = Path("/proc/self/task").iterdir()
-    pids = [pid for task in tasks for pid in (task / "children").read_text().split()]
-    return [int(pid) for pid in pids if b"resource_tracker" not in _command_of(pid)]
+    lists = [_content(task / "children") for task in Path("/proc/self/task").iterdir()]
+    pids = {int(pid) for pids in lists for pid in pids.split()}
+    return sorted(
+        pid for pid in pids if b"resource_tracker" not in _content(Path(f"/proc/{pid}/cmdline"))
+    )
 
 
-def _command_of(pid: str) -> bytes:
+def _content(path: Path) -> bytes:
+    """Nothing where the thread or process that the file is about has ended: since it was listed, or
+    while the file is read."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # it has ended
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
         return b""
 
 
@@ -64,5 +68,5 @@ def _resident_bytes() -> int:
 
 
 def _private_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    lines = _content(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(b"Private_"))

@@ -6,7 +6,7 @@ INSTSEG_D2_LOAD_ITERATIONS=500; -s shows the figures.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -187,10 +187,11 @@ def trained(overrides: list[str], config: str, folder: Path, watch: Watch) -> No
     trainer.train()
 
 
-def wait_for_workers(most: int) -> None:
-    """Until so many are left: they end when they notice that nobody takes their batches."""
+def wait_until(settled: Callable[[], bool]) -> None:
+    """Or half a minute: workers end when they notice that nobody takes their batches, and the
+    threads that were talking to them after that."""
     deadline = time.monotonic() + 30
-    while len(child_pids()) > most and time.monotonic() < deadline:
+    while not settled() and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
@@ -198,7 +199,12 @@ def wait_for_workers(most: int) -> None:
 def _no_worker_is_left() -> Iterator[None]:
     before = usage()
     yield
-    wait_for_workers(before.children)
+
+    def nothing_is_left() -> bool:
+        now = usage()
+        return now.children <= before.children and now.files <= before.files
+
+    wait_until(nothing_is_left)
     after = usage()
     assert after.children <= before.children
     assert after.files <= before.files
@@ -222,5 +228,5 @@ def test_a_training_that_fails_leaves_no_worker(tiny_overrides: list[str], tmp_p
     with pytest.raises(RuntimeError, match="planted") as caught:
         trained(tiny_overrides, "sparseinst/sparse_inst_r50_giam", tmp_path / "out", Watch(2))
     assert caught.traceback
-    wait_for_workers(0)
+    wait_until(lambda: child_pids() == [])
     assert child_pids() == []
