@@ -18,7 +18,7 @@ import torch
 
 from instseg_d2.config import load_config
 from instseg_d2.modeling import build_model
-from instseg_d2.processes.meeting import free_port
+from instseg_d2.processes.ports import free_port
 from tests.training_runs import FIND_SOMETHING, RESULTS, train_net
 
 CONFIG = ["--config-file", "sparseinst/sparse_inst_r50_giam"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ..errors import LaunchError
 from . import slurm
+from .ports import port_of_job
 
 TORCHRUN_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")
 OPTIONS = "--num-gpus"
@@ -201,7 +202,7 @@ def _slurm_url(environ: Mapping[str, str]) -> str:
     else:
         job = environ.get("SLURM_JOB_ID", "0")
         step = environ.get("SLURM_STEP_ID", "0")
-        port = slurm.port_of_job(*(int(part) if part.isdecimal() else 0 for part in (job, step)))
+        port = port_of_job(*(int(part) if part.isdecimal() else 0 for part in (job, step)))
     return f"tcp://{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -41,14 +41,6 @@ def meet(layout: Layout, timeout: timedelta = JOIN_TIMEOUT) -> tuple[distributed
     return store, Watch(layout, {0: _connect_to_first(layout, store)})
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _open_store(layout: Layout, timeout: timedelta) -> distributed.Store:
     try:
         meeting = distributed.rendezvous(

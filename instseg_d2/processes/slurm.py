@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-#: From where the port to meet at is chosen: below those that systems give out themselves.
-FIRST_PORT, NUM_PORTS = 12_000, 18_000
-
 #: Set in a job's steps, that is by ``srun``, and not in a batch script or an allocation's shell.
 STEP_VARIABLES = ("SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS")
 
@@ -40,8 +37,3 @@ def tasks_of_nodes(text: str) -> list[int]:
             raise ValueError(text)
         counts += [int(match[1])] * int(match[2] or 1)
     return counts
-
-
-def port_of_job(job: int, step: int) -> int:
-    """A port that the tasks of a step agree on without asking, mostly another one for each step."""
-    return FIRST_PORT + (job * 31 + step) % NUM_PORTS

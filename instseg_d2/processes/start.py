@@ -26,7 +26,8 @@ from ..command_line import one_line_errors
 from ..errors import DeviceError, UserError, user_message
 from ..signals import forwarded_signals
 from .layout import SLURM, Layout
-from .meeting import free_port, meet
+from .meeting import meet
+from .ports import free_port
 from .watch import PATIENCE, Watch
 
 #: The longest that processes wait for one another within a run, as for one that evaluates alone. A

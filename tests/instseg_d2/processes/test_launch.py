@@ -19,7 +19,8 @@ from instseg_d2.command_line import one_line_errors
 from instseg_d2.errors import ConfigError, LaunchError
 from instseg_d2.processes import Layout, in_words, launch
 from instseg_d2.processes.layout import TORCHRUN
-from instseg_d2.processes.meeting import free_port, meet
+from instseg_d2.processes.meeting import meet
+from instseg_d2.processes.ports import free_port
 from instseg_d2.processes.start import _wait_for
 from tests.instseg_d2.processes.forked import run_forked
 
