@@ -26,7 +26,7 @@ each_half_type = pytest.mark.parametrize("dtype", HALF_TYPES)
 each_device = pytest.mark.parametrize(
     "device", ["cpu", pytest.param("cuda", marks=pytest.mark.needs_cuda)]
 )
-of_each_kind = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+of_each_kind = settings(max_examples=40)
 
 
 @each_device

@@ -62,7 +62,7 @@ def all_corners(level: Size, window: int = WINDOW, stride: int = STRIDE) -> torc
     return window_corners(torch.cartesian_prod(rows, columns), window, stride)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     scale=st.tuples(st.floats(0.15, 4), st.floats(0.15, 4)),
     output=st.tuples(st.integers(1, 60), st.integers(1, 60)),

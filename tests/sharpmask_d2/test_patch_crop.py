@@ -4,7 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
@@ -53,7 +53,6 @@ def test_at_scale_one_it_is_a_slice() -> None:
     np.testing.assert_array_equal(mirrored, patch[:, :, ::-1])
 
 
-@settings(deadline=None)
 @given(WINDOWS)
 def test_every_pixel_shows_its_place(window: Window) -> None:
     """Whatever place and scale: on a ramp the value says where a pixel comes from."""
@@ -72,7 +71,6 @@ def test_every_pixel_shows_its_place(window: Window) -> None:
     assert (patch[2][inside] == 0).all()
 
 
-@settings(deadline=None)
 @given(WINDOWS)
 def test_beyond_the_borders_it_is_grey(window: Window) -> None:
     patch = crop_image(np.zeros((120, 200, 3), np.uint8), window, SIZE)
@@ -131,7 +129,6 @@ def circle(radius: float, x: float, y: float) -> list[float]:
     return points.reshape(-1).tolist()
 
 
-@settings(deadline=None)
 @given(WINDOWS)
 def test_a_circle_in_all_codes_is_where_it_should_be(window: Window) -> None:
     height, width = 120, 200
@@ -209,7 +206,6 @@ def test_damaged_polygons(polygon: list) -> None:
         crop_mask([polygon], (20, 20), Window(10, 10, 1.0), 20)
 
 
-@settings(deadline=None)
 @given(WINDOWS, st.integers(0, 2**31))
 def test_polygons_end_at_the_borders(window: Window, seed: int) -> None:
     """As if they were drawn on a larger canvas, and what is beyond the image cut off."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -93,7 +93,6 @@ def is_near(window: Window, box: Box) -> bool:
     return distance < 48 and abs(math.log2(window.scale / canonical)) <= 2.5
 
 
-@settings(deadline=None)
 @given(st.lists(BOXES, max_size=6), st.integers(0, 2**31))
 def test_negatives_keep_their_distance(boxes: list[Box], seed: int) -> None:
     window = negative_window((480, 640), np.array(boxes), np.random.default_rng(seed), OPTIONS)

@@ -2,7 +2,7 @@ from itertools import groupby
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
@@ -26,7 +26,6 @@ MASKS = st.tuples(
 ).map(lambda m: np.random.default_rng(m[3]).random((m[0], m[1])) < m[2])
 
 
-@settings(deadline=None)
 @given(MASKS, st.booleans())
 def test_compressed_code_gives_the_runs(mask: np.ndarray, as_text: bool) -> None:
     counts = compressed(mask)["counts"]
@@ -41,7 +40,6 @@ def test_long_runs_of_both_signs() -> None:
     assert run_lengths(compressed(mask)["counts"]).tolist() == counts_of(mask)
 
 
-@settings(deadline=None)
 @given(MASKS, st.data(), st.booleans())
 def test_part_is_that_of_the_whole(mask: np.ndarray, data: st.DataObject, compress: bool) -> None:
     height, width = mask.shape
@@ -73,7 +71,6 @@ def test_damaged_codes(rle: dict, message: str) -> None:
         decode_part(rle, (6, 4), (0, 0, 4, 6))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_give_a_mask_or_a_clear_error(counts: bytes) -> None:
     try:

@@ -1,7 +1,7 @@
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sharpmask_d2.rle_encoding import Runs, encode_runs, joined
@@ -25,7 +25,6 @@ def pycocotools_codes(bitmaps: np.ndarray) -> list[dict]:
     return mask_util.encode(np.asfortranarray(bitmaps.transpose(1, 2, 0).astype(np.uint8)))
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 4), st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.integers(0, 99)
 )

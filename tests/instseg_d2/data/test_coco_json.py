@@ -193,7 +193,7 @@ def test_evaluation_bears_short_polygons_after_the_first(json_path):
         )
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_rle_pixel_count_is_the_area_of_any_small_mask(mask):
     array = np.asfortranarray(np.array(mask, np.uint8).T)
     counts = mask_util.encode(array)["counts"]

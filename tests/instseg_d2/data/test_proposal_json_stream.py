@@ -24,7 +24,7 @@ def read(text, chunk):
     return list(iter_json_list(io.StringIO(text), chunk))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(VALUES, max_size=5), st.integers(1, 9), st.sampled_from([None, 1]), st.booleans(),
        SPACES, SPACES)  # fmt: skip
 def test_any_list_in_pieces_of_any_length(values, chunk, indent, ascii_only, before, after):
@@ -33,7 +33,7 @@ def test_any_list_in_pieces_of_any_length(values, chunk, indent, ascii_only, bef
     assert repr(read(text, chunk)) == repr(json.loads(text))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(VALUES, max_size=3), st.integers(1, 5), st.data())
 def test_damaged_text_is_refused_exactly_when_json_refuses_it(values, chunk, data):
     text = json.dumps(values)

@@ -56,7 +56,7 @@ def damaged(draw):
     return text[:place] + draw(st.sampled_from(["", "0", "n", "o1", "_"])) + text[place + 1 :]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(masks | noise | damaged(), max_size=8))
 def test_any_mixture_of_good_and_bad_codes(codes):
     rles = [{"size": SIZE, "counts": counts} for counts in codes]

@@ -205,7 +205,7 @@ def test_a_border_that_only_touches_itself_is_a_note(found):
     assert "(30, 30)" in problems.of("polygon-self-touching")[0].text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.integers(0, 2**31))
 def test_boxes_and_areas_of_codes_are_those_of_their_pixels(height, width, share, seed):
     mask = np.random.default_rng(seed).random((height, width)) < share
@@ -220,7 +220,7 @@ def test_boxes_and_areas_of_codes_are_those_of_their_pixels(height, width, share
     assert facts.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
