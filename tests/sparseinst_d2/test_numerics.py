@@ -130,8 +130,10 @@ def test_losses_and_gradients_are_finite(device: str, case: Case) -> None:
 
     exact = {name: value.detach().double() for name, value in predictions.items()}
     expected = criterion(exact, truth, case.padded_size, float(case.scale))
+    # Targets are rounded to float32, and a saturated logit multiplies what that takes.
+    atol = 1e-4 + case.level * torch.finfo(torch.float32).eps
     for name, loss in losses.items():
-        torch.testing.assert_close(loss.double(), expected[name].double(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(loss.double(), expected[name].double(), rtol=1e-3, atol=atol)
 
 
 @each_device
