@@ -6,21 +6,21 @@ import contextlib
 import secrets
 import socket
 
-#: Below those that systems give out themselves, to whoever asks for any port or calls another one.
+#: Below those that Linux, as it comes, gives to whoever asks for any port or calls another one.
 FIRST_PORT, NUM_PORTS = 12_000, 18_000
 #: Of :func:`free_port`, before it asks the system.
 ATTEMPTS = 100
 
 
 def port_of_job(job: int, step: int) -> int:
-    """A port that the tasks of a step of SLURM agree on without asking, mostly another one for each
-    step."""
+    """A port (12,000 to 29,999) that the tasks of a step of SLURM agree on without asking, mostly
+    another one for each step."""
     return FIRST_PORT + (job * 31 + step) % NUM_PORTS
 
 
 def free_port() -> int:
-    """A port that nobody listens at, of those that the system gives to nobody: it must stay free
-    for the seconds that processes which are to meet there take to start.
+    """A port that nobody listens at, as a rule (12,000 to 29,999) one that the system gives to
+    nobody: it must stay free while the processes that are to meet there start, for seconds.
 
     Raises:
         OSError: there is none.

@@ -110,7 +110,7 @@ def test_saturated_heads_learn(device: str, dtype: torch.dtype, level: float) ->
 def test_saturated_masks_are_pasted_as_their_signs(level: float, factor: float, seed: int) -> None:
     """Windows of 8 pixels at the level's corners; the sign decides, however large the logits.
 
-    They differ a little, as nobody can say what the sign between two that cancel out is.
+    The logits differ a little in size: where two cancel out, rounding decides.
     """
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(2, (3, 8, 8), generator=generator) * 2.0 - 1

@@ -98,8 +98,8 @@ def require_close(
 
 
 def largest_of_layers(gradients: dict[str, Tensor]) -> dict[str, float]:
-    """By the name of each gradient: the terms of a bias's, the sum over all cells, may cancel out,
-    and what is left is as exact as its layer's others are."""
+    """For the name of each gradient, the largest value of its layer's: a bias's is a sum over cells
+    that may cancel out, and what is left is only as exact as they are."""
     layers = {name: name.rpartition(".")[0] or name for name in gradients}
     largest: dict[str, float] = {}
     for name, layer in layers.items():
